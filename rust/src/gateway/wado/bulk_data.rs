@@ -1,8 +1,7 @@
 //! `.../bulkdata/{place}`: the value of one element (PS3.18 10.4.1.1.5), a video among them.
 
-use xxhash_rust::xxh3::xxh3_128;
-
-use super::{Found, conditional, refusal_of};
+use super::conditional::Single;
+use super::{Found, refusal_of};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::base::window::Buffer;
@@ -11,9 +10,9 @@ use crate::frames::table::Kind;
 use crate::gateway::access::Scope;
 use crate::gateway::files::blocking;
 use crate::gateway::http::budget::Share;
-use crate::gateway::http::parts::{FileParts, Step};
+use crate::gateway::http::parts::Step;
 use crate::gateway::http::request::Request;
-use crate::gateway::http::response::{Body, Response};
+use crate::gateway::http::response::Response;
 use crate::gateway::routes::Level;
 use crate::gateway::service::{Worker, busy, not_found};
 use crate::gateway::wado::accept::{Form, OCTETS, media_ranges, media_type, value_form};
@@ -102,42 +101,13 @@ fn answer(
     found: &Found,
     place: &str,
     natural: &'static str,
-    (mut steps, share): (Vec<Step>, Option<Share>),
+    (steps, share): (Vec<Step>, Option<Share>),
 ) -> Response {
     let Some(Form { is_multipart, media_type }) = value_form(&media_ranges(request), natural) else {
         let detail = format!("the value is sent as {natural}, or as {OCTETS}");
         return Response::refusal(406, "not_acceptable", &detail);
     };
-    let mut text = conditional::state(&found.file);
-    text.push(is_multipart.into());
-    text.extend(media_type.as_bytes());
-    text.push(0);
-    text.extend(place.as_bytes());
-    let digest = xxh3_128(&text);
-    let etag = format!("\"{digest:032x}\"");
-    if let Some(refusal) = conditional::mismatch(request, &etag) {
-        return refusal;
-    }
-    if conditional::has_it(request, &etag) {
-        return Response::empty(304).with("ETag", etag);
-    }
-    let content_type = if is_multipart {
-        let boundary = format!("{digest:032x}");
-        steps.insert(
-            0,
-            Step::Bytes(format!("--{boundary}\r\nContent-Type: {media_type}\r\n\r\n").into_bytes()),
-        );
-        steps.push(Step::Bytes(format!("\r\n--{boundary}--\r\n").into_bytes()));
-        format!("multipart/related; type=\"{media_type}\"; boundary={boundary}")
-    } else {
-        media_type.to_owned()
-    };
-    let parts = FileParts::new(found.file.clone(), steps).holding(share);
-    let length = parts.length();
-    let wanted = conditional::range(request, length, &etag);
-    let response = Response::made_of(Body::Parts(Box::new(parts)), content_type, Some(length))
-        .with("ETag", etag)
-        .with("Cache-Control", "private, max-age=3600")
-        .with("Vary", "Accept");
-    conditional::cut(response, &wanted)
+    let content_type = media_type.to_owned();
+    let single = Single { media_type, content_type, is_multipart, name: place.as_bytes(), steps, share };
+    single.answer(request, &found.file)
 }

@@ -1,9 +1,74 @@
-//! Conditions and ranges of a request (RFC 9110 13, 14).
+//! Conditions and ranges of a request (RFC 9110 13, 14), and what is sent under them.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::base::source::Source;
 use crate::gateway::files::Opened;
+use crate::gateway::http::budget::Share;
+use crate::gateway::http::parts::{FileParts, Step};
 use crate::gateway::http::request::{Method, Request};
 use crate::gateway::http::response::{Body, Response};
+
+/// Bytes of one file, sent as a body of their own or as the only part of one.
+pub struct Single<'a> {
+    /// Media type.
+    pub media_type: &'static str,
+    /// The same with its parameters.
+    pub content_type: String,
+    /// Whether it is sent as a part.
+    pub is_multipart: bool,
+    /// What tells it from other bytes of the file in this form.
+    pub name: &'a [u8],
+    /// The bytes.
+    pub steps: Vec<Step>,
+    /// The part of the budget that bytes in memory take.
+    pub share: Option<Share>,
+}
+
+impl Single<'_> {
+    /// Answers with the bytes, or with what the conditions and the range of the request make of them.
+    pub fn answer(mut self, request: &Request<'_>, file: &Arc<Opened>) -> Response {
+        let digest = self.digest(file);
+        let etag = format!("\"{digest:032x}\"");
+        if let Some(refusal) = mismatch(request, &etag) {
+            return refusal;
+        }
+        if has_it(request, &etag) {
+            return described(Response::empty(304), etag);
+        }
+        let content_type =
+            if self.is_multipart { self.wrap(&format!("{digest:032x}")) } else { self.content_type };
+        let parts = FileParts::new(file.clone(), self.steps).holding(self.share);
+        let length = parts.length();
+        let wanted = range(request, length, &etag);
+        let response = Response::made_of(Body::Parts(Box::new(parts)), content_type, Some(length));
+        cut(described(response, etag), &wanted)
+    }
+
+    fn digest(&self, file: &Opened) -> u128 {
+        let mut text = state(file);
+        text.push(self.is_multipart.into());
+        text.extend(self.content_type.as_bytes());
+        text.push(0);
+        text.extend(self.name);
+        xxh3_128(&text)
+    }
+
+    /// Puts the head and the end of a part around the bytes; returns the media type of the whole.
+    fn wrap(&mut self, boundary: &str) -> String {
+        let head = format!("--{boundary}\r\nContent-Type: {}\r\n\r\n", self.content_type);
+        self.steps.insert(0, Step::Bytes(head.into_bytes()));
+        self.steps.push(Step::Bytes(format!("\r\n--{boundary}--\r\n").into_bytes()));
+        format!("multipart/related; type=\"{}\"; boundary={boundary}", self.media_type)
+    }
+}
+
+/// Adds what a cache must know of bytes of a file; status 304 has the lines of status 200 (RFC 9110 15.4.5).
+pub fn described(response: Response, etag: String) -> Response {
+    response.with("ETag", etag).with("Cache-Control", "private, max-age=3600").with("Vary", "Accept")
+}
 
 /// What an entity tag is made of: the instance, and the state of the file that holds it.
 pub fn state(file: &Opened) -> Vec<u8> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::conditional::{self, described};
 use super::convert::convert;
-use super::{ATTEMPTS, Found, conditional, is_exact, is_worth_a_retry, refusal_of};
+use super::{ATTEMPTS, Found, is_exact, is_worth_a_retry, refusal_of};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{Resident, Source};
 use crate::dicom::read::headers_fit;
@@ -212,10 +213,6 @@ struct Asked<'a> {
     frames: &'a [u32],
 }
 
-fn described(response: Response, etag: String) -> Response {
-    response.with("ETag", etag).with("Cache-Control", CACHE).with("Vary", "Accept")
-}
-
 fn too_large(bytes: u64, most: u64) -> Response {
     let detail = format!("{} MiB in one answer: at most {}, ask for fewer frames", bytes >> 20, most >> 20);
     Response::refusal(413, "answer_too_large", &detail)
@@ -288,8 +285,6 @@ fn read_at_once(
     }
     Ok(Some(out))
 }
-
-const CACHE: &str = "private, max-age=3600";
 
 /// A number that is another whenever the representation is.
 fn digest(file: &Opened, table: &FrameTable, frames: &[u32], form: &Form) -> u128 {

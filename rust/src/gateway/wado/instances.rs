@@ -1,17 +1,18 @@
 //! Whole instances, and the values of single elements (PS3.18 10.4.1.1.1 to 10.4.1.1.5).
 
-use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::{Found, conditional, refusal_of};
+use super::conditional::Single;
+use super::{Found, refusal_of};
 use crate::base::source::Source;
 use crate::gateway::access::Scope;
-use crate::gateway::http::parts::{FileParts, Step, whole_file};
+use crate::gateway::http::parts::whole_file;
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::{Body, Response};
 use crate::gateway::http::sequence::FileSequence;
 use crate::gateway::routes::Level;
 use crate::gateway::service::Worker;
-use crate::gateway::wado::accept::{MediaRange, instance_form, media_ranges, takes_instances};
+use crate::gateway::wado::accept::{DICOM, MediaRange, instance_form, media_ranges, takes_instances};
 
 impl Worker {
     /// Answers a request for an instance, or for all of a series or study.
@@ -34,7 +35,7 @@ impl Worker {
             self.forget(&found.path);
             return refusal_of(&error);
         }
-        whole(request, &found, !form.is_multipart)
+        whole(request, &found, form.is_multipart)
     }
 
     /// Sends every instance of a series or study as a part.
@@ -85,37 +86,15 @@ fn stored_otherwise(stored: &str) -> Response {
 }
 
 /// One instance, as a body of its own or as the only part of one.
-pub(super) fn whole(request: &Request<'_>, found: &Found, is_single: bool) -> Response {
-    let mut text = conditional::state(&found.file);
-    text.push(is_single.into());
-    text.extend(&found.file.begin.bytes);
-    let digest = xxh3_128(&text);
-    let etag = format!("\"{digest:032x}\"");
-    if let Some(refusal) = conditional::mismatch(request, &etag) {
-        return refusal;
-    }
-    if conditional::has_it(request, &etag) {
-        return Response::empty(304).with("ETag", etag);
-    }
-    let part_type = format!("application/dicom;transfer-syntax={}", found.file.transfer_syntax);
-    let mut steps = whole_file(&found.file);
-    let content_type = if is_single {
-        part_type
-    } else {
-        let boundary = format!("{digest:032x}");
-        steps.insert(
-            0,
-            Step::Bytes(format!("--{boundary}\r\nContent-Type: {part_type}\r\n\r\n").into_bytes()),
-        );
-        steps.push(Step::Bytes(format!("\r\n--{boundary}--\r\n").into_bytes()));
-        format!("multipart/related; type=\"application/dicom\"; boundary={boundary}")
+pub(super) fn whole(request: &Request<'_>, found: &Found, is_multipart: bool) -> Response {
+    let file = &found.file;
+    let single = Single {
+        media_type: DICOM,
+        content_type: format!("{DICOM};transfer-syntax={}", file.transfer_syntax),
+        is_multipart,
+        name: &file.begin.bytes,
+        steps: whole_file(file),
+        share: None,
     };
-    let parts = FileParts::new(found.file.clone(), steps);
-    let length = parts.length();
-    let wanted = conditional::range(request, length, &etag);
-    let response = Response::made_of(Body::Parts(Box::new(parts)), content_type, Some(length))
-        .with("ETag", etag)
-        .with("Cache-Control", "private, max-age=3600")
-        .with("Vary", "Accept");
-    conditional::cut(response, &wanted)
+    single.answer(request, file)
 }

@@ -53,7 +53,7 @@ impl Worker {
                 return refusal;
             }
             if conditional::has_it(request, &etag) && file.source.check_unchanged().is_ok() {
-                return Response::empty(304).with("ETag", etag).with("Vary", VARY);
+                return described(Response::empty(304)).with("ETag", etag);
             }
             let write = move |out: &mut Blocks| {
                 out.write(b"[")?;
@@ -107,11 +107,14 @@ impl Worker {
             Begun::Long(blocks) => Response::made_of(Body::Blocks(blocks), DICOM_JSON, None),
         };
         let response = if is_zipped { response.with("Content-Encoding", "gzip") } else { response };
-        Ok(response.with("Cache-Control", "no-cache").with("Vary", VARY))
+        Ok(described(response))
     }
 }
 
-const VARY: &str = "Accept, Accept-Encoding";
+/// Adds what a cache must know of headers; status 304 has the lines of status 200 (RFC 9110 15.4.5).
+fn described(response: Response) -> Response {
+    response.with("Cache-Control", "no-cache").with("Vary", "Accept, Accept-Encoding")
+}
 
 /// Another one whenever the text of a header may be another.
 fn etag(file: &Opened, study: &str, is_zipped: bool) -> String {

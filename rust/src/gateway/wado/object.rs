@@ -51,7 +51,7 @@ impl Worker {
             self.forget(&found.path);
             return refusal_of(&error);
         }
-        whole(request, &found, true)
+        whole(request, &found, false)
     }
 }
 
