@@ -121,6 +121,21 @@ pub enum Answer {
     Failed(String),
 }
 
+impl Answer {
+    /// Takes [`Answer::Rows`].
+    pub fn rows(self) -> Option<Vec<u8>> {
+        if let Self::Rows(rows) = self { Some(rows) } else { None }
+    }
+
+    /// Takes [`Answer::Http`].
+    pub fn http(self) -> Option<(u16, String, Vec<u8>, Option<String>)> {
+        match self {
+            Self::Http(status, media_type, body, warning) => Some((status, media_type, body, warning)),
+            _ => None,
+        }
+    }
+}
+
 /// A question and where its answer is awaited.
 pub struct Job {
     /// The question.
@@ -157,6 +172,20 @@ impl Jobs {
             Ok(Err(_)) => Err("the question to the index was dropped".to_owned()),
             Err(_) => Err(format!("the index did not answer within {} ms", limit.as_millis())),
         }
+    }
+
+    /// As [`Self::ask`], for the one kind of answer that fits: `take` has what it holds, and `None` for others.
+    ///
+    /// # Errors
+    /// Why there is no answer, or none of this kind, in a sentence.
+    pub async fn ask_for<T>(
+        &self,
+        question: Question,
+        limit: Duration,
+        take: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, String> {
+        let answer = self.ask(question, limit).await?;
+        take(answer).ok_or_else(|| "the index gave no answer of this kind".to_owned())
     }
 
     /// Says something that nobody waits for; it is dropped where the queue is full.

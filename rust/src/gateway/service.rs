@@ -314,9 +314,9 @@ impl Worker {
             root: scope.root.clone().into_owned(),
             groups: scope.groups.clone(),
         };
-        let (status, media_type, body, warning) = match self.shared.jobs.ask(question, SEARCH_TIME).await {
-            Ok(Answer::Http(status, media_type, body, warning)) => (status, media_type, body, warning),
-            Ok(_) => return unavailable("the index gave no answer of this kind"),
+        let asked = self.shared.jobs.ask_for(question, SEARCH_TIME, Answer::http).await;
+        let (status, media_type, body, warning) = match asked {
+            Ok(answer) => answer,
             Err(why) => return unavailable(&why),
         };
         let response = if status == 204 {
@@ -338,10 +338,9 @@ impl Worker {
 
     async fn status(&self) -> Response {
         let own = self.shared.metrics.to_json();
-        let other = match self.shared.jobs.ask(Question::Status, self.shared.settings.index_time).await {
-            Ok(Answer::Http(200, _, body, _)) => {
-                String::from_utf8(body).unwrap_or_else(|_| "null".to_owned())
-            }
+        let limit = self.shared.settings.index_time;
+        let other = match self.shared.jobs.ask_for(Question::Status, limit, Answer::http).await {
+            Ok((200, _, body, _)) => String::from_utf8(body).unwrap_or_else(|_| "null".to_owned()),
             _ => "null".to_owned(),
         };
         let text = format!("{{\"gateway\":{own},\"frames\":{other}}}");

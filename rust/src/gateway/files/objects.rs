@@ -27,16 +27,16 @@ struct Requests {
     state: Fingerprint,
 }
 
-/// Asks from a thread that may wait.
-fn ask(jobs: &Jobs, question: Question) -> Result<Answer> {
+/// Asks from a thread that may wait; `take` as of [`Jobs::ask_for`].
+fn ask<T>(jobs: &Jobs, question: Question, take: impl FnOnce(Answer) -> Option<T>) -> Result<T> {
     let failed = |why: String| Error::new(ErrorKind::IoError, why);
     // Blocking threads belong to the runtime of a worker, which keeps the time.
     let runtime = tokio::runtime::Handle::try_current().map_err(|error| failed(error.to_string()))?;
-    match runtime.block_on(jobs.ask(question, LONGEST)) {
-        Ok(Answer::Refused(error)) => Err(error),
-        Ok(answer) => Ok(answer),
-        Err(why) => Err(failed(why)),
-    }
+    let take = |answer| match answer {
+        Answer::Refused(error) => Some(Err(error)),
+        answer => take(answer).map(Ok),
+    };
+    runtime.block_on(jobs.ask_for(question, LONGEST, take)).map_err(failed)?
 }
 
 impl Object {
@@ -45,15 +45,15 @@ impl Object {
     /// # Errors
     /// `io_error` where the store refuses or does not answer.
     pub fn open(jobs: &Arc<Jobs>, address: &str) -> Result<Self> {
-        match ask(jobs, Question::Open { address: address.to_owned() })? {
-            Answer::Object { state, bridge, head } => Ok(Self {
+        ask(jobs, Question::Open { address: address.to_owned() }, |answer| match answer {
+            Answer::Object { state, bridge, head } => Some(Self {
                 fetch: Requests { jobs: jobs.clone(), address: address.to_owned(), state },
                 fingerprint: state,
                 cost: Cost { bridge, ..Cost::default() },
                 head,
             }),
-            _ => Err(Error::new(ErrorKind::IoError, "the store gave no answer of this kind")),
-        }
+            _ => None,
+        })
     }
 
     fn planned(&self, head: Vec<u8>) -> Planned<Requests> {
@@ -65,10 +65,11 @@ impl Fetch for Requests {
     fn fetch(&self, ranges: &[Range]) -> Result<Vec<Vec<u8>>> {
         let question =
             Question::Ranges { address: self.address.clone(), state: self.state, ranges: ranges.to_vec() };
-        match ask(&self.jobs, question)? {
-            Answer::Ranges(bytes) => Ok(bytes),
-            _ => Err(Error::new(ErrorKind::IoError, "the store gave no answer of this kind")),
-        }
+        ask(
+            &self.jobs,
+            question,
+            |answer| if let Answer::Ranges(bytes) = answer { Some(bytes) } else { None },
+        )
     }
 }
 

@@ -83,11 +83,9 @@ impl Worker {
         }
         let (source, uid) = (scope.source.to_owned(), level.instance.to_owned());
         let question = Question::Instance { source, uid, groups: scope.groups.clone() };
-        let rows = match self.shared.jobs.ask(question, self.shared.settings.index_time).await {
-            Ok(Answer::Rows(rows)) => rows,
-            Ok(_) => return Err(unavailable("the index gave no answer of this kind")),
-            Err(why) => return Err(unavailable(&why)),
-        };
+        let limit = self.shared.settings.index_time;
+        let asked = self.shared.jobs.ask_for(question, limit, Answer::rows).await;
+        let rows = asked.map_err(|why| unavailable(&why))?;
         let mut failure = None;
         for path in self.remember(scope.source, &rows, level.instance) {
             match self.take(&path, level).await {
@@ -128,11 +126,9 @@ impl Worker {
             uid: instance.to_owned(),
             groups: groups.clone(),
         };
-        match Box::pin(self.shared.jobs.ask(question, self.shared.settings.index_time)).await {
-            Ok(Answer::Right(may)) => Ok(may),
-            Ok(_) => Err(unavailable("the index gave no answer of this kind")),
-            Err(why) => Err(unavailable(&why)),
-        }
+        let right = |answer| if let Answer::Right(may) = answer { Some(may) } else { None };
+        let asked = self.shared.jobs.ask_for(question, self.shared.settings.index_time, right);
+        Box::pin(asked).await.map_err(|why| unavailable(&why))
     }
 
     /// The instances of a study or series that a request may see, as the index says.
@@ -150,16 +146,13 @@ impl Worker {
             groups: scope.groups.clone(),
         };
         let place = (uid(level.study), (!level.series.is_empty()).then(|| uid(level.series)));
-        match self.shared.jobs.ask(question, self.shared.settings.index_time * 10).await {
-            Ok(Answer::Files(files)) if files.is_empty() => {
-                Err(not_found("the source holds no such study or series"))
-            }
-            Ok(Answer::Files(files)) => {
-                Ok(files.into_iter().map(|(uid, paths)| Member { paths, uid, place }).collect())
-            }
-            Ok(_) => Err(unavailable("the index gave no answer of this kind")),
-            Err(why) => Err(unavailable(&why)),
+        let files = |answer| if let Answer::Files(files) = answer { Some(files) } else { None };
+        let asked = self.shared.jobs.ask_for(question, self.shared.settings.index_time * 10, files).await;
+        let files = asked.map_err(|why| unavailable(&why))?;
+        if files.is_empty() {
+            return Err(not_found("the source holds no such study or series"));
         }
+        Ok(files.into_iter().map(|(uid, paths)| Member { paths, uid, place }).collect())
     }
 
     /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says: by path,
@@ -218,7 +211,8 @@ impl Worker {
         }
         let (source, path) = (scope.source.to_owned(), found.path.to_string());
         let question = Question::File { source, path, groups: scope.groups.clone() };
-        if let Ok(Answer::Rows(rows)) = self.shared.jobs.ask(question, self.shared.settings.index_time).await
+        let limit = self.shared.settings.index_time;
+        if let Ok(rows) = self.shared.jobs.ask_for(question, limit, Answer::rows).await
             && self.shared.cache.put_rows(&rows, Class::Normal).is_ok()
             && let Some(Ok(selection)) = self.look_up(&found.path, frames)
             && selection.table.check_describes(&found.file.source).is_ok()
