@@ -11,6 +11,7 @@ import pytest
 
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct
+from support.object_proxy import Fault
 from voxtier.errors import FormatError, SourceError
 from voxtier.frames import read_frame, read_table
 from voxtier.frames.indexing.paths import absolute, iter_files
@@ -71,6 +72,23 @@ def test_an_empty_object_is_an_empty_file(bucket: Bucket) -> None:
     with pytest.raises(FormatError) as caught:
         read_table(bucket.put("odd/empty.dcm", b""))
     assert caught.value.kind == "empty"
+
+
+def test_the_status_says_that_an_object_is_empty_and_not_its_name(bucket: Bucket) -> None:
+    """An object that may not be read is none that is empty, whatever it is called."""
+    address = bucket.put("odd/status 416.dcm", ct(1))
+    bucket.proxy.fault = lambda request: Fault(403, "AccessDenied") if request.method == "GET" else None
+    with pytest.raises(SourceError, match="credentials may not read it"):
+        read_table(address)
+    assert [request.method for request in bucket.proxy.requests] == ["GET"]
+
+
+def test_an_object_that_was_empty_a_moment_ago_is_read_anew(bucket: Bucket) -> None:
+    content = ct(1)
+    address = bucket.put("odd/grows.dcm", content)
+    faults = iter([Fault(416, "InvalidRange")])
+    bucket.proxy.fault = lambda request: next(faults, None)
+    assert read_frame(address, read_table(address), 0) == read_frame(content, read_table(content), 0)
 
 
 @pytest.mark.parametrize("count", [1, 100, 131, 133, 300])

@@ -7,14 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from voxtier.errors import SourceError
 from voxtier.frames.sources.address import check_key, normal, parse
 from voxtier.frames.sources.requests.fetching import fetch_together
 from voxtier.frames.sources.requests.read_ahead import read_ahead
 from voxtier.frames.sources.stores import ObjectState, covers, differ, store_at
 from voxtier.system.s3_config import S3Config, get_s3_config
 
-_RANGE_NOT_SATISFIABLE = "status 416"
 # Time for which the first bytes serve reads that follow: the object may be replaced meanwhile.
 _HEAD_SECONDS = 1.0
 
@@ -74,7 +72,7 @@ class RemoteObject:
         """Return state, the bytes that a request costs, and the first bytes, by one request at most."""
         with self._lock:
             if self._state is None:
-                self._state, self._head = self._read_head()
+                self._state, self._head = self._store.get(self._key, 0, self._store.cost.first_read, None)
                 self._read_at = time.monotonic()
             elif self._head and time.monotonic() - self._read_at > _HEAD_SECONDS:
                 self._head = b""
@@ -94,7 +92,8 @@ class RemoteObject:
         It brings no bytes of an unchanged object, and the first ones of another, which are kept.
         """
         with self._lock:
-            self._state, self._head = self._read_head(known)
+            first = self._store.cost.first_read
+            self._state, self._head = self._store.get(self._key, 0, first, None, unless=known)
             self._read_at = time.monotonic()
             return covers(known, self._state)
 
@@ -119,14 +118,6 @@ class RemoteObject:
     def note_header(self, size: int) -> None:
         """Say how many bytes stood before the pixels: first reads of the store grow or shrink with it."""
         self._store.cost.add_header(size)
-
-    def _read_head(self, known: ObjectState | None = None) -> tuple[ObjectState, Any]:
-        try:
-            return self._store.get(self._key, 0, self._store.cost.first_read, None, unless=known)
-        except SourceError as error:
-            if _RANGE_NOT_SATISFIABLE not in error.detail:
-                raise
-        return self._store.head(self._key), b""  # an empty object has no range
 
     def __repr__(self) -> str:
         return f"RemoteObject({self.address!r})"

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _TRIES = 6
 _PATIENCE = 60.0  # seconds, all tries together
 _LONGEST_ETAG = 64
+_NO_SUCH_RANGE = 416
 _ENCODINGS = ("", "identity", "aws-chunked")
 _LISTED_AT_ONCE = 1000
 # Paths of https addresses that need a client of their own; each keeps a connection.
@@ -103,7 +104,7 @@ class Store:
         key : str
             The object.
         start, end : int
-            Bytes, half-open; what lies behind the end of the object is left out.
+            Bytes, half-open; what lies behind the end of the object is left out. An empty one has none.
         expected : ObjectState or None
             The state that the object must have; None for any.
         unless : ObjectState or None
@@ -136,6 +137,13 @@ class Store:
                 if unless is None:
                     raise
                 return unless, b""
+            except Exception as error:
+                if start > 0 or expected is not None or failure_of(error).status != _NO_SUCH_RANGE:
+                    raise
+                state = self._state_of(obstore.head(client, asked))
+                if not state.size:  # no range of an empty object can be asked for
+                    return state, b""
+                return Failure("it was empty, and is not any more", may_help=True)
             state = self._state_of(answer.meta)
             encoding = str(answer.attributes.get("Content-Encoding", "")).lower()
             if encoding not in _ENCODINGS:
