@@ -23,8 +23,9 @@ class S3Config:
 
     Parameters
     ----------
-    region : str
-        Region that requests are signed for.
+    region : str or None
+        Region that requests are signed for. None: for frames that of the environment (``AWS_REGION``) or of
+        the bucket, for volumes ``us-east-1``.
     endpoint : str or None
         Address of another server than AWS, with its scheme: ``http://127.0.0.1:8333``.
     use_virtual_addressing : bool
@@ -39,11 +40,11 @@ class S3Config:
         Do not sign at all (public buckets).
     profile : str or None
         Section of the shared credentials file.
-    timeout : float
-        Seconds before one request is given up (> 0).
+    timeout : float or None
+        Seconds before one request is given up (> 0). None: 30 for frames, 3 for volumes.
     """
 
-    region: str = "us-east-1"
+    region: str | None = None
     endpoint: str | None = None
     use_virtual_addressing: bool = True
     max_parallel_ops: int = 8
@@ -51,14 +52,14 @@ class S3Config:
     include_credentials: bool = True
     anonymous: bool = False
     profile: str | None = None
-    timeout: float = 3.0
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.region:
+        if self.region == "":
             raise ConfigError("region must not be empty")
         for name, least in (("max_parallel_ops", 1), ("multipart_part_size_mb", 5)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-        if not self.timeout > 0:
+        if self.timeout is not None and not self.timeout > 0:
             raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
 
     @property
@@ -94,12 +95,12 @@ class S3Config:
         return {name: values[name] for name in _NAMES if values.get(name)}
 
     def store_options(self) -> dict[str, Any]:
-        """Return what differs from the defaults as keyword arguments of obstore's ``S3Store``.
+        """Return what was given as keyword arguments of obstore's ``S3Store``.
 
         What nobody configured is left to the environment (``AWS_REGION``, ``AWS_ENDPOINT_URL``, ...).
         """
-        default, options = S3Config(), dict[str, Any]()
-        if self.region != default.region:
+        options = dict[str, Any]()
+        if self.region is not None:
             options["region"] = self.region
         if self.endpoint is not None:
             options["endpoint"] = self.endpoint_url

@@ -92,6 +92,7 @@ def test_configuration_reference() -> None:
     assert get_tiledb_config()["sm.compute_concurrency_level"] == "8"
     assert get_tiledb_ctx().config()["vfs.s3.multipart_part_size"] == str(100 << 20)
     assert config.to_tiledb_config()["vfs.s3.region"] == "us-east-1"
+    assert config.s3.region == "us-east-1"
     reset_radiobject_config()
     assert get_radiobject_config().read.concurrency == 4
 

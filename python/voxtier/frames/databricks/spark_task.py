@@ -109,7 +109,7 @@ class KeyedS3Config(S3Config):
         own: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(config)}
         own |= {"profile": None, "keys": MaskedValues(keys)}
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-        if region and config.region == S3Config().region:
+        if region and config.region is None:
             own["region"] = region
         if own["endpoint"] is None and (endpoint := environment.get("AWS_ENDPOINT_URL")):
             in_host_name = environment.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("true", "1")

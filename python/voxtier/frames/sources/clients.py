@@ -30,7 +30,7 @@ def make_client(root: str, config: S3Config, region: str = "") -> Any:
     """
     from obstore.store import HTTPStore, S3Store, from_url
 
-    timeout = config.timeout if config.timeout != S3Config().timeout else _TIMEOUT
+    timeout = _TIMEOUT if config.timeout is None else config.timeout
     client: Any = {
         "timeout": timedelta(seconds=timeout),
         "connect_timeout": timedelta(seconds=min(timeout, 5.0)),

@@ -89,7 +89,7 @@ def get_config() -> RadiObjectConfig:
         CompressionConfig(packed.algorithm, packed.level),
         OrientationConfig(axes.canonical_target, axes.reorient_on_load, axes.store_original_affine),
     )
-    return RadiObjectConfig(write, now.read, now.s3)
+    return RadiObjectConfig(write, now.read, replace(now.s3, region=Session(now).region))
 
 
 get_radiobject_config = get_config

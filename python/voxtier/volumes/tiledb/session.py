@@ -41,6 +41,8 @@ REMOVING = ".gone-"
 
 _MB = 1 << 20
 _MULTIPART = "vfs.s3.use_multipart_upload"
+# Those of RadiObject, whatever the environment says.
+_REGION, _REQUEST_TIMEOUT = "us-east-1", 3.0
 _SMALL = 3 << 20  # bytes of a local write that one thread does sooner than several
 _SINGLE_THREAD = {"sm.compute_concurrency_level": "1", "sm.io_concurrency_level": "1"}
 
@@ -132,6 +134,17 @@ class Session:
         """Whether no key of the user's changes what TileDB writes."""
         return set(self.keys) <= set(_SINGLE_THREAD.items())
 
+    @property
+    def region(self) -> str:
+        """Region that requests to ``s3://`` are signed for."""
+        return self.config.s3.region or _REGION
+
+    @property
+    def request_timeout(self) -> float:
+        """Seconds before one request to ``s3://`` is given up."""
+        timeout = self.config.s3.timeout
+        return _REQUEST_TIMEOUT if timeout is None else timeout
+
     def credentials(self) -> dict[str, str]:
         """Return the TileDB keys that sign requests now (empty: the machine's role, or none)."""
         return dict(_credentials(self.config.s3))
@@ -144,11 +157,11 @@ class Session:
             "sm.enable_signal_handlers": "false",
             "sm.compute_concurrency_level": str(read.concurrency),
             "sm.io_concurrency_level": str(read.concurrency),
-            "vfs.s3.region": s3.region,
+            "vfs.s3.region": self.region,
             "vfs.s3.use_virtual_addressing": str(s3.use_virtual_addressing).lower(),
             "vfs.s3.max_parallel_ops": str(s3.max_parallel_ops),
             "vfs.s3.multipart_part_size": str(s3.multipart_part_size_mb * _MB),
-            "vfs.s3.request_timeout_ms": str(int(s3.timeout * 1000)),
+            "vfs.s3.request_timeout_ms": str(int(self.request_timeout * 1000)),
             "vfs.s3.no_sign_request": str(s3.anonymous or not s3.include_credentials).lower(),
         }
         if s3.endpoint_url is not None:

@@ -195,12 +195,13 @@ def _bucket(root: str, session: Session) -> Any:
     s3 = session.config.s3
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
     # Region and form of addresses are TileDB's, whatever the environment says: both ask one server.
+    seconds = session.request_timeout
     options = s3.store_options() | {
-        "region": s3.region,
+        "region": session.region,
         "virtual_hosted_style_request": s3.use_virtual_addressing,
-        "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRIES * s3.timeout)},
+        "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRIES * seconds)},
     }
-    client: Any = {"timeout": timedelta(seconds=s3.timeout)}
+    client: Any = {"timeout": timedelta(seconds=seconds)}
     if s3.endpoint_url is not None:
         client["allow_http"] = s3.endpoint_url.startswith("http://")
     return S3Store(bucket, prefix=prefix, client_options=client, **options)

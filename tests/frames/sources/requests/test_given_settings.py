@@ -1,0 +1,64 @@
+"""What an `S3Config` was given holds, also where a room takes the same by itself: its clients say so."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+pytest.importorskip("obstore")
+
+from voxtier.errors import ConfigError
+from voxtier.frames.databricks.spark_task import KeyedS3Config
+from voxtier.frames.sources.clients import make_client
+from voxtier.system.s3_config import S3Config
+from voxtier.volumes.config import Config
+from voxtier.volumes.store.locks import s3_lock
+from voxtier.volumes.tiledb.session import Session
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+@pytest.mark.parametrize(
+    ("config", "region", "frames", "volumes"),
+    [
+        (S3Config(), None, 30.0, 3.0),
+        (S3Config(region="us-east-1"), "us-east-1", 30.0, 3.0),
+        (S3Config(timeout=3.0), None, 3.0, 3.0),
+        (S3Config(timeout=30.0), None, 30.0, 30.0),
+        (S3Config(region="ap-south-1", timeout=4.0), "ap-south-1", 4.0, 4.0),
+    ],
+)
+def test_each_client_has_what_was_given_or_its_own(
+    config: S3Config, region: str | None, frames: float, volumes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client("s3://bucket", pickle.loads(pickle.dumps(copy.deepcopy(config))))
+    assert client.config.get("region", "eu-central-1") == (region or "eu-central-1")
+    assert client.client_options["timeout"] == f"{frames:g}s"
+    session = Session(Config(s3=config))
+    keys = session.context().config()
+    assert keys["vfs.s3.region"] == (region or "us-east-1")
+    assert keys["vfs.s3.request_timeout_ms"] == str(int(volumes * 1000))
+    lock = s3_lock._bucket("s3://bucket/store", session)
+    assert lock.config["region"] == (region or "us-east-1")
+    assert lock.client_options["timeout"] == f"{volumes:g}s"
+    keyed = pickle.loads(pickle.dumps(KeyedS3Config.of_this_process(config)))
+    monkeypatch.setenv("AWS_REGION", "us-west-2")  # of the worker
+    assert make_client("s3://bucket", keyed).config["region"] == (region or "eu-central-1")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"region": ""}, "region must not be empty"), ({"timeout": 0}, "timeout must be > 0")],
+)
+def test_nothing_is_no_setting(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        S3Config(**options)  # type: ignore[arg-type]
