@@ -19,7 +19,7 @@ from voxtier.frames.memory.ranking import preload_rows, ranked_files
 from voxtier.frames.store import migrations
 from voxtier.frames.store.grants import grant_script, grants
 from voxtier.frames.store.migrations import migrate, respelling
-from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.search_index import Making, SearchIndex
 
 SOURCE = "c.s.t"
 _numbers = itertools.count()
@@ -190,7 +190,7 @@ def test_a_search_index_of_another_role_does_not_stop_the_owner(role: Role, memb
         assert store.upsert(SOURCE, results(2)).inserted == 2
     with FrameStore(role.admin) as store:
         search = SearchIndex(store)
-        assert search.is_detached()
+        assert search.making() is Making.DETACHED
         search.switch_on(SOURCE)
         assert search.holds(SOURCE)
 

@@ -173,23 +173,25 @@ def _database(dsn: str | None) -> Iterator[Finding]:
 
 
 def _search_index(store: FrameStore) -> Iterator[Finding]:
-    from voxtier.frames.store.search_index import SearchIndex
+    from voxtier.frames.store.search_index import Making, SearchIndex
 
     index = SearchIndex(store)
-    for each in index.sources():
+    made = index.making()
+    is_current = made is Making.CURRENT
+    for each in [] if made in (Making.NONE, Making.DETACHED) else index.sources():
         state = "complete" if each.is_complete else "incomplete, headers are read: run `voxtier index`"
         if each.unread:
             state += f"; {format_count(each.unread, 'file')} could not be read, `voxtier index` tries again"
-        if index.is_outdated():
-            state = f"of another version of voxtier, headers are read: {index.remedy()}"
-        is_well = each.is_complete and not each.unread and not index.is_outdated()
+        if not is_current:
+            state = f"of another version of voxtier, headers are read: {made.remedy}"
+        is_well = each.is_complete and not each.unread and is_current
         text = f"{each.source}: {each.instances:,} instances of {each.studies:,} studies, {state}"
         yield Finding("search", "ok" if is_well else "note", text)
-    if index.is_detached():
+    if made is Making.DETACHED:
         text = f"{DETACHED}, headers are read: run `voxtier index --search` for each source"
         yield Finding("search", "note", text)
     if size := index.bytes_on_disk():
-        rights = "" if index.exists() else ", which this role may not read"
+        rights = "" if made is not Making.NONE else ", which this role may not read"
         text = f"schema voxtier_search{rights}: {format_bytes(size)}, names patients"
         yield Finding("search", "note", f"{text}; `voxtier frames forget --search` removes it")
     else:

@@ -15,7 +15,7 @@ from fixtures.versions import VERSIONS, as_json, thaw
 from frames.store.rows.index_rows import NOW, TABLE, ask, results, run_migrations
 from voxtier._core import file_key
 from voxtier.frames import LakebaseUtils, TableResult
-from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.search_index import Making, SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 PATHS = ["/a/b/1.dcm", "/a/b/2.dcm", "/1", "x", "s3://bücket/ä/é\n/1", "/a\\b/\\x41/%s"]
@@ -175,11 +175,10 @@ def test_a_search_index_that_a_restore_left_behind_does_not_stop_the_upgrade(dsn
     with FrameStore(dsn) as store:
         store.upsert("s", results(2))
         search = SearchIndex(store)
-        assert search.is_detached()
-        assert not search.holds("s")
+        assert search.making() is Making.DETACHED
         search.switch_on("s")
         assert search.holds("s")
-        assert not search.is_detached()
+        assert search.making() is Making.CURRENT
         assert search.complete("s") is False
         assert search.drop()
 

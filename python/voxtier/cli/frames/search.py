@@ -32,22 +32,23 @@ def switch_search_on(store: FrameStore, source: str) -> None:
 def fill_search(store: FrameStore, source: str, threads: int) -> None:
     """Read what the search index lacks of a source, if it holds this one."""
     from voxtier.frames.indexing.search import fill_search_index
-    from voxtier.frames.store.search_index import SearchIndex
+    from voxtier.frames.store.search_index import Making, SearchIndex
 
     index = SearchIndex(store)
-    if index.is_outdated():
+    made = index.making()
+    if made in (Making.OLDER, Making.NEWER):
         click.echo(
             "search index: another version of voxtier made it, and searches read headers instead: "
-            f"{index.remedy()}",
+            f"{made.remedy}",
             err=True,
         )
-    elif index.is_detached():
+    elif made is Making.DETACHED:
         click.echo(
             f"search index: {DETACHED}, and searches read headers instead: `voxtier index --search` makes it "
             "anew, each source by a run of its own",
             err=True,
         )
-    elif index.holds(source):
+    elif made is Making.CURRENT and index.holds(source):
         tried = sum(fill_search_index(index, source, threads=threads))
         [(is_complete, unread)] = [
             (each.is_complete, each.unread) for each in index.sources() if each.source == source

@@ -336,7 +336,7 @@ class _IndexRun(threading.Thread):
         from voxtier.frames.indexing.run import FileIndexer, index_files
         from voxtier.frames.indexing.search import fill_search_index
         from voxtier.frames.sources.address import is_address
-        from voxtier.frames.store.search_index import SearchIndex
+        from voxtier.frames.store.search_index import Making, SearchIndex
 
         files = refused = 0
         threads = 32 if any(map(is_address, self._folders)) else 4
@@ -350,7 +350,7 @@ class _IndexRun(threading.Thread):
             if self._stopping.is_set():
                 return
         search = SearchIndex(self._store)
-        if search.holds(self._source):
+        if search.making() is Making.CURRENT and search.holds(self._source):
             for _ in fill_search_index(search, self._source):
                 if self._stopping.is_set():
                     return

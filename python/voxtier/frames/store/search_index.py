@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from enum import Enum, auto
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -125,6 +126,27 @@ WHERE s.source_id = %(source_id)s AND NOT EXISTS (
 """
 
 
+class Making(Enum):
+    """What there is of a search index; one that is `CURRENT` answers searches, no other does.
+
+    `NONE`: none was made, or this role may not read it. `OLDER` and `NEWER`: another version of voxtier made
+    it. `DETACHED`: the frame index does not keep it right any more, as a dump was restored or triggers were
+    disabled for a while.
+    """
+
+    NONE = auto()
+    CURRENT = auto()
+    OLDER = auto()
+    NEWER = auto()
+    DETACHED = auto()
+
+    @property
+    def remedy(self) -> str:
+        """What helps where it is of another version: `SearchIndex.switch_on` makes an older one anew."""
+        is_newer = self is Making.NEWER
+        return "upgrade voxtier" if is_newer else "run `voxtier index --search`, which makes it anew"
+
+
 class Unsearched(NamedTuple):
     """An instance of the frame index that the search index does not hold, and the state of its file there."""
 
@@ -175,29 +197,21 @@ class SearchIndex:
     def __init__(self, store: FrameStore) -> None:
         self.store = store
 
-    def exists(self) -> bool:
-        """Return whether the search index was made, and this role may read it."""
-        return self._version() is not None
-
-    def is_outdated(self) -> bool:
-        """Return whether another version made it: it is not used. See `remedy`."""
-        return self._version() not in (None, _DETACHED, VERSION)
-
-    def is_detached(self) -> bool:
-        """Return whether the frame index does not keep it right any more: it is not used until made anew.
-
-        A dump that was restored leaves such a one, and so do triggers that were disabled for a while.
-        """
-        return self._version() == _DETACHED
-
-    def remedy(self) -> str:
-        """Return what helps where it is outdated: `switch_on` makes one of an older version anew."""
-        is_newer = (self._version() or 0) > VERSION
-        return "upgrade voxtier" if is_newer else "run `voxtier index --search`, which makes it anew"
+    def making(self) -> Making:
+        """Return what there is for this role, by one statement; the answer may be of a moment ago."""
+        rows = self.store.query(_VERSION_OF, ())
+        version = rows[0][0] if rows else None
+        if version is None:
+            return Making.NONE
+        if version == _DETACHED:
+            return Making.DETACHED
+        if version == VERSION:
+            return Making.CURRENT
+        return Making.OLDER if version < VERSION else Making.NEWER
 
     def holds(self, source: str) -> bool:
-        """Return whether a source is to be kept in it."""
-        return self._version() == VERSION and bool(self.store.query(_STATE, (source,)))
+        """Return whether a source is to be kept in one that is `Making.CURRENT`."""
+        return bool(self.store.query(_STATE, (source,)))
 
     def is_complete(self, source: str) -> bool:
         """Return whether it has tried every instance of a source as the frame index has it, see `unread`."""
@@ -208,25 +222,20 @@ class SearchIndex:
 
         As long as it is the same, no file was added.
         """
-        rows = self.store.query(_STATE, (source,)) if self._version() == VERSION else []
+        rows = self.store.query(_STATE, (source,)) if self.making() is Making.CURRENT else []
         return rows[0][0] if rows else None
 
     def sources(self) -> list[SearchedSource]:
-        """Return what it holds of each source, by name; nothing where there is no search index to read.
+        """Return what one of any version holds of each source, by name.
 
-        Nor of a detached one: the numbers of its sources may be those of others.
+        Not of one that is `Making.DETACHED`: the numbers of its sources may be those of others.
         """
-        is_read = self._version() not in (None, _DETACHED)
-        return [SearchedSource(*row) for row in self.store.query(_STATES, ())] if is_read else []
+        return [SearchedSource(*row) for row in self.store.query(_STATES, ())]
 
     def unread(self, source: str, limit: int) -> list[Unsearched]:
         """Return instances of a source whose files could not be read, in the order of their keys."""
         rows = self.store.query(_UNREAD, {"source": source, "limit": limit})
         return [Unsearched(key.bytes, *rest) for key, *rest in rows]
-
-    def _version(self) -> int | None:
-        rows = self.store.query(_VERSION_OF, ())
-        return rows[0][0] if rows else None
 
     def bytes_on_disk(self) -> int:
         """Return the size of its tables and their indexes; 0 where the database has none."""
@@ -244,19 +253,20 @@ class SearchIndex:
         ConfigError
             The role may not make it: it must own the schema of the frame index. Or a newer version made it.
         """
-        version = self._version()
-        if version is not None and version > VERSION:
-            raise ConfigError(
-                f"the search index has version {version}, this voxtier knows {VERSION}: upgrade voxtier"
-            )
 
         def work(connection: Connection) -> None:
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(1987541345)")
                 made = connection.execute(_VERSION_OF.encode()).fetchone()
-                if made is None or (made[0] is not None and made[0] < VERSION):
+                version = made[0] if made else 1  # what is not there is made as an older one is made anew
+                if version is not None and version > VERSION:
+                    raise ConfigError(
+                        f"the search index has version {version}, this voxtier knows {VERSION}: "
+                        f"{Making.NEWER.remedy}"
+                    )
+                if version is not None and version < VERSION:
                     connection.execute(_schema().encode())
-                if made == (_DETACHED,):
+                if version == _DETACHED:
                     connection.execute(b"TRUNCATE voxtier_search.source")
                 connection.execute(
                     b"INSERT INTO voxtier.source (name) VALUES (%s) ON CONFLICT DO NOTHING", (source,)

@@ -21,7 +21,7 @@ from frames.gateway.serving import index
 from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
-from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.search_index import Making, SearchIndex
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.embedded.programs import find_programs
 
@@ -75,10 +75,8 @@ def answers(store: FrameStore) -> list[Any]:
 def check_is_made_anew(store: FrameStore, asked: list[str]) -> None:
     """Check that headers answer until the search index is made anew, which answers the same."""
     made = SearchIndex(store)
-    assert (made.exists(), made.is_detached(), made.is_outdated()) == (True, True, False)
-    assert not made.holds("default")
+    assert made.making() is Making.DETACHED
     assert not made.is_complete("default")
-    assert made.sources() == []
     by_headers = answers(store)
     assert not asked
     fill(store)
@@ -130,7 +128,7 @@ def test_a_restored_dump_answers_what_it_answered(
             with FrameStore(restored) as again:
                 del asked[:]
                 assert SearchIndex(again).is_complete("default") == has_search
-                assert SearchIndex(again).exists() == has_search
+                assert (SearchIndex(again).making() is not Making.NONE) == has_search
                 assert answers(again) == right
                 assert len(asked) == 6 * has_search
                 again.delete("default", [str(tmp_path / "1.dcm")])  # the triggers are back as well

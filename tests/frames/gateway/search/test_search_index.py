@@ -21,7 +21,7 @@ from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store import search_index
 from voxtier.frames.store.grants import grants
-from voxtier.frames.store.search_index import SearchIndex, search_grants
+from voxtier.frames.store.search_index import Making, SearchIndex, search_grants
 from voxtier.frames.store.store import FrameStore
 
 LEVELS = ["studies", "series", "instances", "studies/1.2.3.1/series", "studies/1.2.3.1/instances"]
@@ -280,13 +280,11 @@ def test_a_search_index_of_another_version_is_not_used_until_it_is_made_anew(
             "wanted text, pattern text, name_pattern text) RETURNS boolean LANGUAGE sql AS 'SELECT false'"
         )
         owner.execute("GRANT SELECT ON voxtier_search.header TO PUBLIC")
-        assert made.exists()
-        assert made.is_outdated()
-        assert not made.holds("default")
+        assert made.making() is Making.OLDER
         assert answers(store) == right
         assert not asked
         made.switch_on("default")
-        assert not made.is_outdated()
+        assert made.making() is Making.CURRENT
         assert not made.is_complete("default")
         assert sum(fill_search_index(made, "default")) == 20
         assert answers(store) == right
@@ -294,7 +292,7 @@ def test_a_search_index_of_another_version_is_not_used_until_it_is_made_anew(
         may_read = "SELECT has_table_privilege('public', 'voxtier_search.header', 'SELECT')"
         assert owner.execute(may_read).fetchone() == (True,)
         owner.execute("COMMENT ON SCHEMA voxtier_search IS 'version 99'")
-    assert made.is_outdated()
+    assert made.making() is Making.NEWER
     with pytest.raises(ConfigError, match="upgrade voxtier"):
         made.switch_on("default")
 
@@ -322,7 +320,7 @@ def test_roles_of_the_frame_index_have_no_right_to_it(store: FrameStore, dsn: st
             for statement in search_grants(names[1], may_fill=False):
                 owner.execute(statement)
             with FrameStore(psycopg.conninfo.make_conninfo(dsn, user=names[0])) as builder:
-                assert not SearchIndex(builder).exists()
+                assert SearchIndex(builder).making() is Making.NONE
                 with pytest.raises(ConfigError, match="permission denied"):
                     builder.query("SELECT * FROM voxtier_search.header", ())
                 path = tmp_path / "1.dcm"
@@ -358,7 +356,7 @@ def test_the_command_says_what_it_keeps_and_forgets_it(store: FrameStore, dsn: s
         run("frames", "forget", "--search").returncode,
         run("frames", "forget", "--search").returncode,
     ) == (0, 1)
-    assert not SearchIndex(store).exists()
+    assert SearchIndex(store).making() is Making.NONE
 
 
 @pytest.mark.usefixtures("files")

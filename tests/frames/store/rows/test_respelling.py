@@ -13,7 +13,7 @@ from voxtier.frames import LakebaseUtils, TableResult
 from voxtier.frames.sources.address import as_indexed
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.migrations.respelling import _RIGHT
-from voxtier.frames.store.search_index import SearchIndex
+from voxtier.frames.store.search_index import Making, SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 SOURCE = "c.s.t"
@@ -245,7 +245,7 @@ def test_accesses_are_added_and_the_search_index_reads_such_files_again(dsn: str
     with FrameStore(dsn) as store:
         search = SearchIndex(store)
         assert search.holds(SOURCE)
-        assert not search.is_detached()
+        assert search.making() is Making.CURRENT
         assert not search.is_complete(SOURCE)
         assert {each.path for each in search.missing(SOURCE)} == {"/v/1.dcm", "/v/2.dcm", "/v/3.dcm"}
 
