@@ -38,7 +38,7 @@ class KeptHeaders:
         self._lock = threading.Lock()
 
     def get(self, file: File, search: int) -> dict[str, Any]:
-        """Return what a search finds of a file; nothing where nothing is kept."""
+        """Return what is kept of a file, nothing where that is nothing; ``search`` has used it now."""
         with self._lock:
             kept = self.kept.get(file)
             if kept is None:
@@ -49,9 +49,23 @@ class KeptHeaders:
         return header
 
     def put(self, file: File, header: dict[str, Any], search: int) -> bool:
-        """Keep a header; return whether there was room.
+        """Keep a header.
 
         A search takes none from what it used itself: the next one would begin where this one began.
+
+        Parameters
+        ----------
+        file : File
+            Whose it is.
+        header : dict
+            In the DICOM JSON model; None for what it lacks of what was asked for.
+        search : int
+            The search that read it, by its number.
+
+        Returns
+        -------
+        bool
+            Whether there was room.
         """
         text = json.dumps(header, ensure_ascii=False).encode()
         with self._lock:
