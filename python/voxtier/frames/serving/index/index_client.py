@@ -117,6 +117,10 @@ class IndexClient:
     def close(self) -> None:
         """Stop trying the database out, and end the threads that wait for questions."""
         self._closed.set()
+        with self._lock:
+            self._end_threads()
+
+    def _end_threads(self) -> None:
         for _ in range(self._threads):
             self._questions.put(None)
 
@@ -152,11 +156,9 @@ class IndexClient:
                 self._starting = None
 
     def _hand_over(self, asked: _Question[Any]) -> None:
-        self._questions.put(asked)
-        if self._idle.acquire(blocking=False):
-            return
-        with self._lock:
-            if self._threads < _THREADS:
+        with self._lock:  # or the queue might be one whose threads have just been ended
+            self._questions.put(asked)
+            if not self._idle.acquire(blocking=False) and self._threads < _THREADS:
                 start_thread(partial(self._answer, self._questions, self._idle), "voxtier-index")
                 self._threads += 1
 
@@ -176,7 +178,9 @@ class IndexClient:
             except RuntimeError:  # the system has no thread to give, and none would close the breaker
                 return
             self._is_open = True
-            # Threads that wait for the database end when it lets them go; new questions get new threads.
+            # Threads that wait for questions end now, those that wait for the database when it lets them go;
+            # new questions get new threads.
+            self._end_threads()
             self._questions, self._idle, self._threads = queue.SimpleQueue(), threading.Semaphore(0), 0
         _log.warning("the index of frames is left alone until its database answers: %s", why)
 
