@@ -15,7 +15,9 @@ import pytest
 from postgres.servers import answer, eventually, leave, lock_is_free, server_pid, start_user, user
 from voxtier.errors import BackendError, ConfigError
 from voxtier.postgres.embedded import EmbeddedServer
+from voxtier.postgres.embedded import server as server_module
 from voxtier.postgres.embedded.programs import find_account, find_programs
+from voxtier.system.locks import release, take
 
 
 def test_the_first_user_starts_the_server_and_the_last_one_stops_it(home: Path) -> None:
@@ -31,6 +33,55 @@ def test_the_first_user_starts_the_server_and_the_last_one_stops_it(home: Path) 
         leave(other)
     assert not server.status().running
     assert lock_is_free(home)
+
+
+def attached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddedServer:
+    """Return a server that this process uses, and that needs no programs: it counts as running."""
+    server = EmbeddedServer(tmp_path)
+    monkeypatch.setattr(server, "_start_if_stopped", lambda: None)
+    server.attach()
+    return server
+
+
+def test_a_server_that_does_not_stop_leaves_no_lock_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = attached(tmp_path, monkeypatch)
+    opened: list[int] = []
+
+    def fail() -> None:
+        raise BackendError("it did not stop")
+
+    monkeypatch.setattr(server, "_shut_down", fail)
+
+    def take_behind_another(path: Path, **options: bool) -> int | None:
+        opened.append(os.open(os.devnull, os.O_RDONLY))  # another thread does: the lock gets a new number
+        return take(path, **options)
+
+    monkeypatch.setattr(server_module, "take", take_behind_another)
+    server.detach()
+    free = take(server.folder / "use.lock")
+    assert free is not None
+    release(free)
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+def test_a_lock_of_another_thread_is_never_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = attached(tmp_path, monkeypatch)
+    of_others: list[int | None] = []
+
+    def release_and_take(lock: int | None, **options: bool) -> None:
+        release(lock, **options)
+        of_others.append(take(tmp_path / f"{len(of_others)}.lock"))
+
+    monkeypatch.setattr(server_module, "release", release_and_take)
+    server.detach()
+    assert of_others
+    for number in range(len(of_others)):
+        assert take(tmp_path / f"{number}.lock") is None, "it is held no more"
+    for lock in of_others:
+        release(lock)
 
 
 def test_processes_share_one_server(home: Path) -> None:

@@ -194,14 +194,15 @@ class EmbeddedServer:
 
     def _detach_last(self) -> None:
         use_lock, self._use_lock = self._use_lock, None
+        release(use_lock)  # once: another thread's lock may have its number from now on
         # If this fails, the keeper stops the server later.
         with contextlib.suppress(BackendError, OSError), self._start_lock(5.0):
-            release(use_lock)
             unused = take(self.folder / "use.lock")
-            if unused is not None and not (self.folder / "keep").exists():
-                self._shut_down()
-            release(unused)
-        release(use_lock)
+            try:
+                if unused is not None and not (self.folder / "keep").exists():
+                    self._shut_down()
+            finally:
+                release(unused)
 
     def _shut_down(self) -> None:
         """Stop the server and wait for its last process; the caller holds ``start.lock``."""
