@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from postgres.servers import answer, leave, lock_is_free, user
 from voxtier.errors import BackendError, MissingExtraError
 from voxtier.postgres.embedded import EmbeddedServer
 from voxtier.postgres.embedded import programs as programs_module
+from voxtier.postgres.embedded.programs import Account
+from voxtier.postgres.embedded.start import _make_socket_folder as make_socket_folder
 
 
 def modes(folder: Path) -> dict[str, tuple[int, int]]:
@@ -31,6 +36,53 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path, fresh_folder: Path) -> 
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         leave(other)
     folder.rmdir()
+
+
+def test_a_socket_folder_that_cannot_be_made_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / ("deep" * 25)
+    home.mkdir()
+    account = Account((), os.geteuid(), os.getegid())
+    # In /proc nobody makes a folder, whatever the rights.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/self")
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    found = make_socket_folder(home, account)
+    assert found.parent == Path("/tmp")
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    found.chmod(0o755)
+    with pytest.raises(BackendError) as caught:
+        make_socket_folder(home, account)
+    found.rmdir()
+    told = str(caught.value)
+    assert f"{home}/socket: too long" in told
+    assert re.search(r"/proc/self/voxtier-\S+: No such file or directory, ", told)
+    assert f"{found}: is not a folder of this account alone" in told
+
+
+def test_a_full_disk_of_the_socket_counts_where_it_is_that_of_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    account, made = Account((), os.geteuid(), os.getegid()), Path.mkdir
+    full: list[Path] = []
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        if path.parent in full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        made(path, mode)
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:  # a short path
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        first = make_socket_folder(Path("/x" * 60), account)
+        assert first.parent == Path(runtime)
+        first.rmdir()
+        full.append(first.parent)
+        second = make_socket_folder(Path("/x" * 60), account)
+        assert second.parent != first.parent
+        second.rmdir()
+        with pytest.raises(OSError, match="No space left"):
+            make_socket_folder(Path(runtime), account)
 
 
 @pytest.mark.parametrize("name", ["with space", "quo'te", 'dou"ble', "com,ma", "$HOME `x` \\ü"])

@@ -180,23 +180,40 @@ def _make_socket_folder(folder: Path, account: Account) -> Path:
     name = f"voxtier-{account.uid}-{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     parents = [Path(p) for p in (runtime, tempfile.gettempdir(), "/tmp") if p and Path(p).is_dir()]
-    choices = [folder / "socket", *(parent / name for parent in parents)]
-    for choice in choices:
-        # PostgreSQL would split its list of folders at a comma or a quote.
-        splits = any(mark in str(choice) for mark in ',"')
-        if splits or len(os.fsencode(choice / SOCKET_NAME)) > _LONGEST_SOCKET:
-            continue
-        with contextlib.suppress(FileExistsError):
-            choice.mkdir(mode=0o700)
-            if account.uid != os.geteuid():
-                os.chown(choice, account.uid, account.gid)
-        found = choice.lstat()
-        if found.st_uid == account.uid and found.st_mode & 0o170077 == 0o040000:
+    tried = []
+    for choice in (folder / "socket", *(parent / name for parent in parents)):
+        is_own = choice.parent == folder
+        fault = _fault_of_path(choice) or _make_private(choice, account, is_on_its_disk=is_own)
+        if fault is None:
             return choice
+        tried.append(f"{choice}: {fault}")
     raise BackendError(
-        f"no private folder with a short path can hold the socket (tried {', '.join(map(str, choices))}): "
-        "set VOXTIER_HOME to a shorter path"
+        f"no private folder with a short path can hold the socket (tried {', '.join(tried)}): "
+        "set VOXTIER_HOME to a shorter path, or TMPDIR to a folder of your own with a short one"
     )
+
+
+def _fault_of_path(folder: Path) -> str | None:
+    # PostgreSQL would split its list of folders at a comma or a quote.
+    if any(mark in str(folder) for mark in ',"'):
+        return "has a comma or a quote"
+    return "too long" if len(os.fsencode(folder / SOCKET_NAME)) > _LONGEST_SOCKET else None
+
+
+def _make_private(folder: Path, account: Account, *, is_on_its_disk: bool) -> str | None:
+    """Make a folder that is the account's alone; return why it is not, None where it is."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            if account.uid != os.geteuid():
+                os.chown(folder, account.uid, account.gid)
+        found = folder.lstat()
+    except OSError as error:  # read-only, without links, of another user: the next may do
+        if error.errno == errno.ENOSPC and is_on_its_disk:  # which holds the database, too
+            raise
+        return error.strerror or str(error)
+    is_private = found.st_uid == account.uid and found.st_mode & 0o170077 == 0o040000
+    return None if is_private else "is not a folder of this account alone"
 
 
 def _environment() -> dict[str, str]:
