@@ -7,6 +7,7 @@ memory and index hold what the headers say, so that a second look reads none.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -133,8 +134,13 @@ class Level:
         IndexError
             The level has no such place.
         """
-        if min(column, row, plane, path) < 0:
-            raise IndexError(f"tile ({column}, {row}), plane {plane}, path {path}: places count from 0")
+        column, row, plane, path = map(operator.index, (column, row, plane, path))
+        (columns, rows), planes, paths = self.grid, len(self.focal_planes), len(self.optical_paths)
+        if not (0 <= column < columns and 0 <= row < rows and 0 <= plane < planes and 0 <= path < paths):
+            raise IndexError(
+                f"tile ({column}, {row}), plane {plane}, path {path}: the level has {columns} by {rows} "
+                f"tiles, {planes} planes and {paths} paths, counted from 0"
+            )
         found = self._map.find(column, row, plane, path)
         if found is None:
             return None
@@ -302,8 +308,9 @@ class Slide:
             See `read_frame`. Where a file was replaced since the slide was opened, its header is read anew;
             ``changed_during_read`` where its level has another size, or other planes or paths then.
         """
-        if level < 0:
-            raise IndexError(f"level {level}: levels count from 0")
+        level = operator.index(level)
+        if not 0 <= level < len(self.levels):
+            raise IndexError(f"level {level} of {len(self.levels)}, counted from 0")
         for left in reversed(range(_ATTEMPTS)):
             tile = self.levels[level].find(column, row, plane=plane, path=path)
             if tile is None:

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from frames.dicom.cases import CASES
 from frames.serving.images import frame_of, native, write_images
 from voxtier import _core
 from voxtier.errors import FormatError, NotFoundError, SourceError, VoxtierError
-from voxtier.frames import FrameCache, read_frame, read_many, read_table, read_tables
+from voxtier.frames import FrameCache, read_frame, read_frames, read_many, read_table, read_tables
 from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.memory.ranking import ranked_files
 from voxtier.frames.serving.reader import FrameReader
@@ -347,7 +348,19 @@ def test_a_reader_works_in_a_forked_child(tmp_path: Path, store: FrameStore) -> 
     assert {file.path for file in ranked_files(store, "s")} == set(paths)
 
 
-@pytest.mark.parametrize("index", [-1, 3, 2**31, 2**32, 2**70])
+@pytest.mark.parametrize("index", [3, -4, 2**31, 2**32, 2**63, 2**70, -(2**63) - 1])
+def test_a_frame_that_a_table_has_not_is_an_index_error(index: int) -> None:
+    content = native(3)
+    table = read_table(content)
+    for read in (read_frame, lambda *place: read_frames(*place[:2], [0, place[2]])):
+        with pytest.raises(IndexError, match=f"frame {index} of 3, counted from 0"):
+            read(content, table, index)
+    with pytest.raises(TypeError, match="as an integer"):
+        read_frame(content, table, str(index))  # type: ignore[call-overload]
+    assert read_frames(content, table, [np.int64(-1), np.uint8(2)]) == [read_frame(content, table, 2)] * 2
+
+
+@pytest.mark.parametrize("index", [-1, 3, 2**31, 2**32, 2**63, 2**70])
 def test_a_frame_that_no_file_has_is_an_index_error(tmp_path: Path, index: int) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(native(3))
@@ -356,6 +369,8 @@ def test_a_frame_that_no_file_has_is_an_index_error(tmp_path: Path, index: int) 
             reader.frame(str(path), index)
         with pytest.raises(IndexError):
             asyncio.run(reader.aframe(str(path), index))
+        with pytest.raises(IndexError, match=f"frame {index}"):
+            reader.frame_in_state(str(path), index, lambda _: True)
         assert len(reader.frame(str(path), 2)) == 16
 
 

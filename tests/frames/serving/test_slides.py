@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from highdicom.spatial import iter_tiled_full_frame_data
@@ -309,12 +310,21 @@ def test_a_reader_serves_the_tiles(tmp_path: Path) -> None:
 
 def test_places_outside_are_an_index_error(tmp_path: Path) -> None:
     slide = Slide(write_changed(tmp_path, "one", 3, 2))
-    for place in ((0, 3, 0), (0, 0, 2), (0, -1, 0), (1, 0, 0), (-1, 0, 0)):
-        with pytest.raises(IndexError):
-            slide.tile(*place)
-    for wrong in ({"plane": 1}, {"path": 1}, {"path": -1}):
-        with pytest.raises(IndexError):
+    for level in (1, -1, 2**70):
+        with pytest.raises(IndexError, match=f"level {level} of 1, counted from 0"):
+            slide.tile(level, 0, 0)
+    for place in ((3, 0), (0, 2), (-1, 0), (2**64, 0), (0, -(2**70))):
+        with pytest.raises(
+            IndexError, match="the level has 3 by 2 tiles, 1 planes and 1 paths, counted from 0"
+        ):
+            slide.tile(0, *place)
+    for wrong in ({"plane": 1}, {"path": 1}, {"path": -1}, {"plane": 2**63}):
+        with pytest.raises(IndexError, match="1 planes and 1 paths"):
             slide.tile(0, 0, 0, **wrong)
+    for kind in ("0", 0.0):
+        with pytest.raises(TypeError, match="as an integer"):
+            slide.tile(kind, 0, 0)  # type: ignore[arg-type]
+    assert slide.tile(*np.array([0, 2, 1], np.uint8)) == slide.tile(0, 2, 1)
 
 
 def _count(dataset: Dataset) -> None:

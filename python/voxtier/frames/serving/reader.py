@@ -7,6 +7,7 @@ from a file or an object in the state of its table, behind the header that the t
 from __future__ import annotations
 
 import asyncio
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -42,6 +43,16 @@ T = TypeVar("T")
 _MOST_FRAMES = 0xFFFFFFFF
 _PRELOAD_ENDS_WITHIN = 1.0  # seconds; one that waits for a sick database is left
 _UID = re.compile(r"[0-9.]{1,64}\Z")
+
+
+def _counted_from_0(indices: Iterable[int]) -> list[int]:
+    """Return numbers of frames that a file may have, as Python's own."""
+    wanted = list(map(operator.index, indices))
+    if wanted and min(wanted) < 0:
+        raise IndexError(f"frame {min(wanted)}: frames count from 0")
+    if wanted and max(wanted) > _MOST_FRAMES:
+        raise IndexError(f"frame {max(wanted)}: no file has so many")
+    return wanted
 
 
 class FrameReader:
@@ -202,13 +213,10 @@ class FrameReader:
         IndexError, NotFoundError, FormatError, SourceError
             See `frame`.
         """
-        wanted = list(indices)
-        if wanted and min(wanted) < 0:
-            raise IndexError(f"frame {min(wanted)}: frames count from 0")
-        if wanted and max(wanted) > _MOST_FRAMES:
-            raise IndexError(f"frame {max(wanted)}: no file has so many")
+        wanted = _counted_from_0(indices)
         klass: Class = "scan" if scan else "normal"
         read = self._frames.read
+        found: list[bytes] | None
         if _UID.match(name):
             with self._budget:
                 found = self._frames.of_instance(
@@ -216,9 +224,10 @@ class FrameReader:
                 )
         elif self._is_for_groups:
             with self._budget:
-                found = read(absolute(name), None, wanted, klass, align=align) or []
+                found = read(absolute(name), None, wanted, klass, align=align)
         else:  # a path has one question at most
-            found = read(absolute(name), None, wanted, klass, align=align) or []
+            found = read(absolute(name), None, wanted, klass, align=align)
+        assert found is not None  # a path holds what it holds, in whatever state
         self.wake()
         return found
 
@@ -245,8 +254,9 @@ class FrameReader:
         IndexError, NotFoundError, FormatError, SourceError
             See `frame`.
         """
+        wanted = _counted_from_0([index])
         with self._budget:
-            read = self._frames.read(absolute(path), None, [index], "normal", align=False, agrees=agrees)
+            read = self._frames.read(absolute(path), None, wanted, "normal", align=False, agrees=agrees)
         self.wake()
         return None if read is None else read[0]
 
