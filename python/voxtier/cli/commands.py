@@ -59,7 +59,8 @@ _OLD = {
 # What the rooms need beyond voxtier itself, by the names under which it is imported.
 _EXTRAS = {
     **dict.fromkeys(("psycopg", "psycopg_pool", "platformdirs"), "frames"),
-    **dict.fromkeys(("tiledb", "obstore"), "volumes"),
+    "tiledb": "volumes",
+    "obstore": "cloud",
     **dict.fromkeys(("torch", "monai", "huggingface_hub", "nibabel", "yaml", "dotenv"), "tensors"),
     "pyspark": "spark",
     "pyarrow": "arrow",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -29,19 +31,20 @@ if TYPE_CHECKING:
 _LOW_DISK = 1 << 30
 _LOADING = "waits for its index or loads tables"
 _FEW_FILES = 1024
-# The packages of each extra.
-_EXTRAS = {
-    "frames": ("psycopg", "psycopg-pool", "platformdirs"),
-    "dicom": ("pydicom",),
-    "volumes": ("tiledb", "pydicom", "obstore"),
-    "tensors": ("torch", "monai"),
-    "spark": ("pyspark", "pyarrow"),
-    "databricks": ("databricks-sdk",),
-}
+# Of a line of a package's requirements: the name with its extras, the extra that brings it, the platform.
+_NAME = re.compile(r"([\w.-]+)(?:\[([^]]*)\])?")
+_EXTRA = re.compile(r"""\bextra == ['"]([^'"]+)""")
+_PLATFORM = re.compile(r"""\bsys_platform == ['"]([^'"]+)""")
 _COUNTS = """
 SELECT source.name, count(f.key), count(f.error_kind), coalesce(sum(f.frame_count), 0)
 FROM voxtier.source LEFT JOIN voxtier.file AS f USING (source_id)
 GROUP BY 1 ORDER BY 1
+"""
+_STATE = """
+SELECT (SELECT max(version) FROM voxtier.schema_version),
+    has_table_privilege('voxtier.file', 'INSERT, UPDATE'),
+    pg_is_in_recovery(),
+    current_setting('transaction_read_only') = 'on'
 """
 
 
@@ -91,15 +94,40 @@ def _findings(dsn: str | None) -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, packages in _EXTRAS.items():
-        versions = {name: version for name in packages if (version := _version(name))}
-        listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-        if len(versions) == len(packages):
-            yield Finding(extra, "ok", listed)
+    """Tell of each extra which packages of it are there; one that a command needs is missed below, too."""
+    extras = dict.fromkeys(found[1] for line in _requirements("voxtier") if (found := _EXTRA.search(line)))
+    if not extras:
+        yield Finding("extras", "note", "not known: voxtier was not installed as a package")
+    for extra in extras:
+        if extra == "all":
+            continue
+        versions = {name: _version(name) for name in _brought_by("voxtier", extra)}
+        missing = [name for name, version in versions.items() if version is None]
+        if missing:
+            text = f"without {', '.join(missing)}: pip install 'voxtier[{extra}]'"
+            yield Finding(extra, "note", text)
         else:
-            missing = ", ".join(name for name in packages if name not in versions)
-            verdict = "wrong" if extra == "frames" else "note"
-            yield Finding(extra, verdict, f"without {missing}: pip install 'voxtier[{extra}]'")
+            yield Finding(extra, "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
+
+
+def _brought_by(package: str, extra: str) -> Iterator[str]:
+    """Yield the packages that an extra brings here, with those of the extras that it names itself."""
+    for line in _requirements(package):
+        of_extra, of_platform, named = _EXTRA.search(line), _PLATFORM.search(line), _NAME.match(line)
+        is_wanted = of_extra is not None and of_extra[1] == extra
+        if not is_wanted or named is None or (of_platform is not None and of_platform[1] != sys.platform):
+            continue
+        if named[1] != package:
+            yield named[1]
+        for inner in filter(None, (named[2] or "").split(",")):
+            yield from _brought_by(named[1], inner.strip())
+
+
+def _requirements(package: str) -> list[str]:
+    try:
+        return metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def _version(package: str) -> str | None:
@@ -146,19 +174,19 @@ def _database(dsn: str | None) -> Iterator[Finding]:
     started = time.perf_counter()
     try:
         with open_store(dsn) as store:
-            version = _query(store.database, "SELECT current_setting('server_version')")
+            # By itself: its time is that of the connection, and every role may ask.
+            [version] = _query(store.database, "SELECT current_setting('server_version')")
             opened = time.perf_counter() - started
             text = f"{store.database.describe()}: PostgreSQL {version}, opened in {opened * 1e3:.0f} ms"
             yield Finding("database", "ok", text)
             round_trip = min(_seconds(lambda: _query(store.database, "SELECT 1")) for _ in range(20))
             verdict = "note" if round_trip > 0.01 else "ok"
             yield Finding("round trip", verdict, f"{round_trip * 1e6:.0f} µs for a statement and its answer")
-            schema = _query(store.database, "SELECT max(version) FROM voxtier.schema_version")
-            may_write = _query(store.database, "SELECT has_table_privilege('voxtier.file', 'INSERT, UPDATE')")
+            schema, may_write, is_standby, is_read_only = _query(store.database, _STATE)
             rights = f"this role {'may write' if may_write else 'may only read'}"
-            if _query(store.database, "SELECT pg_is_in_recovery()"):
+            if is_standby:
                 rights = "this server is a standby: it only reads"
-            elif _query(store.database, "SELECT current_setting('transaction_read_only')") == "on":
+            elif is_read_only:
                 rights = "sessions are read-only (default_transaction_read_only)"
             yield Finding("schema", "ok", f"version {schema}, {rights}")
             for name, files, errors, frames in store.database.run(_count):
@@ -241,9 +269,10 @@ def _count(connection: Connection) -> list[tuple[str, int, int, int]]:
     return connection.execute(_COUNTS.encode()).fetchall()
 
 
-def _query(database: Database, statement: str) -> object:
-    [answer] = database.run(lambda connection: connection.execute(statement.encode()).fetchone()) or [None]
-    return answer
+def _query(database: Database, statement: str) -> tuple[Any, ...]:
+    """Return the one row of a statement."""
+    rows: list[tuple[Any, ...]] = database.run(lambda each: each.execute(statement.encode()).fetchall())
+    return rows[0]
 
 
 def _seconds(work: Callable[[], object]) -> float:
