@@ -8,10 +8,12 @@
     Callbacks around ``fork``.
 ``home``
     The user's folder of voxtier.
-``processes``
-    Whether another process runs, and since when.
-``progress``, ``text``
-    Progress, sizes, durations and names for people.
+``machine``
+    Whether another process runs, and since when; how much memory there is.
+``progress``, ``text``, ``html``
+    Progress, sizes, durations and names for people; objects in notebooks.
+``s3_config``
+    How ``s3://`` is reached.
 ``workers``
     Threads whose work ends with the block that they are made for.
 """

@@ -39,6 +39,8 @@ _DICOM_JSON = "application/dicom+json"
 _MORE = "There are additional results that can be requested"
 _SECONDS = 0.5
 _STOP_SECONDS = 1.0
+# Questions that are answered at once.
+_THREADS = 4
 # Requests to stores at the same time: they wait for one another no more than for the index.
 _STORE_THREADS = 32
 
@@ -71,18 +73,11 @@ class Answers:
     core : voxtier._core.Gateway
         Asks.
     reader : FrameReader
-        Its index answers, and takes what was computed.
+        One with an index, which answers, and takes what was computed.
     search : Search
         Answers searches.
     status : callable
         Returns what the status page shows of tables and preload.
-    threads : int
-        Questions that are answered at once.
-
-    Raises
-    ------
-    ConfigError
-        The reader has no index.
     """
 
     def __init__(
@@ -91,19 +86,17 @@ class Answers:
         reader: FrameReader,
         search: Search,
         status: Callable[[], dict[str, Any]],
-        threads: int = 4,
     ) -> None:
-        if reader.index is None:
-            raise ConfigError("a gateway needs an index")
+        assert reader.index is not None  # a gateway has a store
         self._core, self._reader, self._search, self._status = core, reader, search, status
         self._index: IndexClient = reader.index
         self._stopping = threading.Event()
         self._stores = ContextThreads(_STORE_THREADS, "voxtier-gateway-store")
-        self._count, self._threads = threads, list[threading.Thread]()
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Start the threads, in the context of who starts them."""
-        for number in range(self._count):
+        for number in range(_THREADS):
             run = partial(copy_context().run, self._run)
             self._threads.append(start_thread(run, f"voxtier-gateway-{number}"))
 

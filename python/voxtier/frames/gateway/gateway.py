@@ -207,7 +207,11 @@ class Gateway:
         ------
         OSError
             The address is in use, or may not be bound.
+        RuntimeError
+            It was started before, or stopped: a gateway runs once.
         """
+        if self._answers is not None or self._stopping.is_set():  # before a hot set comes into its memory
+            raise RuntimeError("the gateway was started before, or stopped: make another one")
         restored = self._hot_set.restore()
         listens = False
         try:

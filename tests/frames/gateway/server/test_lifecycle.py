@@ -45,10 +45,24 @@ def test_a_gateway_starts_and_stops_many_times(file: Path, store: FrameStore) ->
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 8
 
 
-def test_a_second_start_is_refused(start: Start) -> None:
-    gateway = start()
-    with pytest.raises(RuntimeError):
+def test_a_second_start_is_refused_and_leaves_memory_as_it_is(
+    file: Path, store: FrameStore, tmp_path: Path
+) -> None:
+    saved = tmp_path / "hot"
+    with Gateway(store, port=0, hot_set=saved, index_seconds=60) as gateway:
+        client = Client(gateway)
+        assert client.frames(PATH, "1").status == 200
+        client.connection.close()
+    assert saved.exists()
+    gateway.reader.cache.invalidate(str(file))
+    with pytest.raises(RuntimeError, match="or stopped: make another one"):
         gateway.start()
+    assert str(file) not in gateway.reader.cache
+    with Gateway(store, port=0, hot_set=saved) as running:
+        running.reader.cache.invalidate(str(file))
+        with pytest.raises(RuntimeError, match="was started before"):
+            running.start()
+        assert str(file) not in running.reader.cache
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# In flight; one request of more bytes passes alone.
 _MOST_REQUESTS = 64
 _MOST_BYTES = 256 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -16,18 +17,10 @@ _GOOD_ANSWERS = 16
 
 
 class Gate:
-    """Lets requests to a store pass; shared by all threads of a process.
+    """Lets requests to a store pass; shared by all threads of a process."""
 
-    Parameters
-    ----------
-    requests : int
-        Requests in flight at most.
-    size : int
-        Bytes in flight at most; one request of more passes alone.
-    """
-
-    def __init__(self, requests: int = _MOST_REQUESTS, size: int = _MOST_BYTES) -> None:
-        self._most, self._limit, self._most_bytes = requests, requests, size
+    def __init__(self) -> None:
+        self._limit = _MOST_REQUESTS
         self._in_flight = self._bytes = self._good = 0
         self._paused_until, self._pause = 0.0, _FIRST_PAUSE
         self._changed = threading.Condition()
@@ -38,7 +31,7 @@ class Gate:
         with self._changed:
             while True:
                 wait = self._paused_until - time.monotonic()
-                fits = self._bytes + size <= self._most_bytes or not self._in_flight
+                fits = self._bytes + size <= _MOST_BYTES or not self._in_flight
                 if wait <= 0 and self._in_flight < self._limit and fits:
                     break
                 self._changed.wait(wait if wait > 0 else None)
@@ -55,7 +48,7 @@ class Gate:
     @property
     def is_limited(self) -> bool:
         """Whether the store has asked for fewer requests: none is made that nobody waits for."""
-        return self._limit < self._most
+        return self._limit < _MOST_REQUESTS
 
     def slow_down(self) -> None:
         """Halve what all threads may ask, after a pause: the store refused a request as one too many."""
@@ -69,11 +62,11 @@ class Gate:
 
     def speed_up(self) -> None:
         """Take note that the store answered."""
-        if self._limit == self._most and self._pause == _FIRST_PAUSE:
+        if self._limit == _MOST_REQUESTS and self._pause == _FIRST_PAUSE:
             return
         with self._changed:
             self._good += 1
             if self._good >= _GOOD_ANSWERS:
                 self._good, self._pause = 0, _FIRST_PAUSE
-                self._limit = min(self._limit + 1, self._most)
+                self._limit = min(self._limit + 1, _MOST_REQUESTS)
                 self._changed.notify_all()
