@@ -7,7 +7,7 @@ wrong, where (byte offset, tag, frame, path) and what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 ENVIRONMENT_KINDS = frozenset({"io_error", "changed_during_read"})
 """Kinds of `SourceError`: the surroundings failed, not the content, and the next try may succeed."""
@@ -160,6 +160,26 @@ class ViewError(VoxtierError, TypeError):
 
 class NotFoundError(VoxtierError, LookupError):
     """A path, UID, source, subject or key that the index does not hold."""
+
+
+class NoStackError(VoxtierError, ValueError):
+    """DICOM slices lie on no regular grid. Who has the series makes a `FormatError` of it, which names it.
+
+    Parameters
+    ----------
+    cause : {"gaps", "one_place", "off_grid"}
+        Regular but for some gaps, two at one place, or anything else.
+    reason : str
+        A sentence for the message.
+    """
+
+    def __init__(self, cause: Literal["gaps", "one_place", "off_grid"], reason: str) -> None:
+        super().__init__(cause, reason)
+        self.cause = cause
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class BackendError(VoxtierError, ConnectionError):

@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "SourceError": ("io_error", 12, "No such file", errno.ENOENT),
     "KeyFaultError": ("a//b", "s3://bucket/a: the listing breaks off"),
     "IngestError": ([("a.nii", "too short"), ("b.nii", "no affine")],),
+    "NoStackError": ("gaps", "missing slices (1 after slice 3)"),
     "MissingExtraError": ("torch", "tensors"),
     "LeftOutWarning": ("report.dcm", "no image"),
     "TransientError": ("HTTP 503", 2.5),

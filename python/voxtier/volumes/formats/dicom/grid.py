@@ -14,35 +14,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.errors import NoStackError
 from voxtier.volumes.formats.dicom.slices import Slice
 from voxtier.volumes.geometry import LPS_TO_RAS, Affine, checked_affine
 
 OnGap = Literal["error", "keep", "fill"]
 """Missing slices are refused, closed up, or filled with the least value of the volume."""
 
-Cause = Literal["gaps", "one_place", "off_grid"]
-"""Why slices are no stack: regular but for some gaps, two at one place, or anything else."""
-
 _OFF_PLACE = 0.1  # mm
 _STEEPEST = 45.0  # degrees between the normal and the line of the slices; gantries tilt by 30 at most
 _MOST_MISSING = 100  # times the slices that are there
-
-
-class NoStackError(Exception):
-    """Slices lie on no regular grid: they may be several stacks, which `stacks` decides by the cause.
-
-    Parameters
-    ----------
-    cause : {"gaps", "one_place", "off_grid"}
-        As `Cause` has it.
-    reason : str
-        A sentence for the message, without the name of the series.
-    """
-
-    def __init__(self, cause: Cause, reason: str) -> None:
-        super().__init__(cause, reason)
-        self.cause: Cause = cause
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +121,10 @@ def lay_out(stack: Sequence[Slice], on_gap: OnGap) -> Grid:
     missing = tuple(sorted(set(range(slots[-1] + 1)) - set(slots)))
     if missing and on_gap == "error":
         gaps = [f"{b - a - 1} after slice {i + 1}" for i, (a, b) in enumerate(pairwise(slots)) if b - a > 1]
-        cause: Cause = "gaps" if 2 * len(gaps) < len(stack) else "off_grid"
-        what = "missing slices" if cause == "gaps" else "irregular spacing or missing slices"
+        are_few = 2 * len(gaps) < len(stack)
+        what = "missing slices" if are_few else "irregular spacing or missing slices"
         raise NoStackError(
-            cause,
+            "gaps" if are_few else "off_grid",
             f"{what} ({'; '.join(gaps[:5])}, spacing {np.linalg.norm(step):.4g} mm);"
             " on_gap='fill' (--on-gap fill) inserts empty slices, 'keep' closes the gap",
         )

@@ -15,10 +15,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtier.errors import NoStackError
 from voxtier.volumes.formats.dicom.attributes import refusal
 from voxtier.volumes.formats.dicom.grid import (
     Grid,
-    NoStackError,
     OnGap,
     Stack,
     is_same_grid,
