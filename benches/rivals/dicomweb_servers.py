@@ -189,13 +189,15 @@ def highest_memory(pid: int) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
 
-def load(served: Served, uid: str, count: int, seconds: float, more: str = "") -> tuple[float, bool]:
+def load(
+    served: Served, uid: str, count: int, seconds: float, more: str = "", connections: int = 8
+) -> tuple[float, bool]:
     """Ask for random frames; return CPU seconds a request, and whether every answer had a good status."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         path = served.path.format(uid)
         script.write(SCRIPT.format(frames=count, path=path, accept=STAR, more=more))
         script.flush()
-        command = ["wrk", "-t1", "-c8", f"-d{max(1, round(seconds))}s", "-s", script.name]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", script.name]
         before = cpu_seconds(served.pids())
         done = subprocess.run(
             [*command, f"http://127.0.0.1:{served.port}/"], capture_output=True, text=True, check=True

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,9 +353,19 @@ def test_a_reader_works_in_a_forked_child(tmp_path: Path, store: FrameStore) -> 
 def test_a_frame_that_a_table_has_not_is_an_index_error(index: int) -> None:
     content = native(3)
     table = read_table(content)
-    for read in (read_frame, lambda *place: read_frames(*place[:2], [0, place[2]])):
-        with pytest.raises(IndexError, match=f"frame {index} of 3, counted from 0"):
-            read(content, table, index)
+    cache = FrameCache(1 << 20)
+    cache.put_table("a", table)
+    why = "of 3, counted from 0" if abs(index) < 2**63 else ": frames count from 0, and no file has so many"
+    for read in (
+        partial(read_frame, content, table),
+        lambda wanted: read_frames(content, table, [wanted]),
+        table.ranges,
+        table.bit_offset,
+        partial(cache.locate, "a"),
+        partial(cache.ranges, "a"),
+    ):
+        with pytest.raises(IndexError, match=rf"frame \[?{index}\]? ?{why}"):
+            read(index)
     with pytest.raises(TypeError, match="as an integer"):
         read_frame(content, table, str(index))  # type: ignore[call-overload]
     assert read_frames(content, table, [np.int64(-1), np.uint8(2)]) == [read_frame(content, table, 2)] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,12 +136,11 @@ def read_frame(source: Any, table: FrameTable, index: int, *, align: bool = Fals
     SourceError
         The file cannot be read, or is not the one that the table describes.
     """
-    number = _number(table, index)
     opened = open_source(source)
     if isinstance(opened, RemoteObject):
         opened.expect(state_of(table))
     try:
-        return _core.read_frame(opened, table, number, align=align)
+        return _core.read_frame(opened, table, index, align=align)
     except (FormatError, SourceError) as error:
         name_source(error, source)
         raise
@@ -174,25 +172,14 @@ def read_frames(
     IndexError, FormatError, SourceError
         See `read_frame`.
     """
-    numbers = list(map(operator.index, indices))
-    for outermost in (min(numbers), max(numbers)) if numbers else ():
-        _number(table, outermost)
     opened = open_source(source)
     if isinstance(opened, RemoteObject):
         opened.expect(state_of(table))
     try:
-        return _core.read_frames(opened, table, numbers, align=align)
+        return _core.read_frames(opened, table, list(indices), align=align)
     except (FormatError, SourceError) as error:
         name_source(error, source)
         raise
-
-
-def _number(table: FrameTable, index: int) -> int:
-    """Return the number of a frame that the table has, as Python's own: the core takes none above 2**63."""
-    number, count = operator.index(index), len(table)
-    if not -count <= number < count:
-        raise IndexError(f"frame {number} of {count}, counted from 0")
-    return number
 
 
 def state_of(found: FrameTable | Refusal) -> ObjectState:

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyArrayMethods};
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 
@@ -49,6 +50,17 @@ impl PyFrameTable {
             .filter(|&index| index < frames)
             .ok_or_else(|| PyIndexError::new_err(format!("frame {index} of {frames}, counted from 0")))
     }
+}
+
+/// Takes numbers of frames: one that does not fit is one that no file has, not an overflow.
+pub(super) fn number<'py, T: FromPyObjectOwned<'py>>(value: &Bound<'py, PyAny>) -> PyResult<T> {
+    value.extract().map_err(Into::into).map_err(|error: PyErr| {
+        if !error.is_instance_of::<PyOverflowError>(value.py()) {
+            return error;
+        }
+        let shown: String = value.to_string().chars().take(60).collect();
+        PyIndexError::new_err(format!("frame {shown}: frames count from 0, and no file has so many"))
+    })
 }
 
 /// A read-only numpy view on memory that `owner` keeps alive.
@@ -182,11 +194,11 @@ impl PyFrameTable {
         PyBytes::new(py, &packed::encode(&self.table.layout))
     }
 
-    fn ranges(&self, index: isize) -> PyResult<Vec<(u64, u64)>> {
+    fn ranges(&self, #[pyo3(from_py_with = number)] index: isize) -> PyResult<Vec<(u64, u64)>> {
         Ok(self.table.ranges(self.index(index)?).collect())
     }
 
-    fn bit_offset(&self, index: isize) -> PyResult<u8> {
+    fn bit_offset(&self, #[pyo3(from_py_with = number)] index: isize) -> PyResult<u8> {
         Ok(self.table.bit_offset(self.index(index)?))
     }
 
@@ -268,7 +280,7 @@ fn read_table(source: &Bound<'_, PyAny>, verify: &str) -> PyResult<PyFrameTable>
 fn read_frame<'py>(
     source: &Bound<'py, PyAny>,
     table: &Bound<'py, PyFrameTable>,
-    index: isize,
+    #[pyo3(from_py_with = number)] index: isize,
     align: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let index = table.get().index(index)?;
@@ -289,7 +301,7 @@ fn read_instance_uid(source: &Bound<'_, PyAny>) -> PyResult<String> {
 fn read_frames<'py>(
     source: &Bound<'py, PyAny>,
     table: &Bound<'py, PyFrameTable>,
-    indices: Vec<isize>,
+    #[pyo3(from_py_with = number)] indices: Vec<isize>,
     align: bool,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let indices =

@@ -21,7 +21,7 @@ use crate::frames::memory::cache::{
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome};
 use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
-use crate::python::frames::frame_table::PyFrameTable;
+use crate::python::frames::frame_table::{PyFrameTable, number};
 use crate::python::gil::Release;
 use crate::python::sources::{State, state_of, with_source};
 
@@ -88,7 +88,13 @@ impl PyFrameCache {
     }
 
     #[pyo3(signature = (key, frame, *, scan=false))]
-    fn locate(&self, py: Python<'_>, key: &str, frame: i64, scan: bool) -> PyResult<Option<(u64, u64)>> {
+    fn locate(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        #[pyo3(from_py_with = number)] frame: i64,
+        scan: bool,
+    ) -> PyResult<Option<(u64, u64)>> {
         let request = request(scan);
         self.lock(py).get(key.as_bytes(), request).map(|slot| places::locate(slot, frame)).transpose()
     }
@@ -116,7 +122,13 @@ impl PyFrameCache {
     }
 
     #[pyo3(signature = (key, frame, *, scan=false))]
-    fn ranges(&self, py: Python<'_>, key: &str, frame: i64, scan: bool) -> PyResult<Option<Vec<(u64, u64)>>> {
+    fn ranges(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        #[pyo3(from_py_with = number)] frame: i64,
+        scan: bool,
+    ) -> PyResult<Option<Vec<(u64, u64)>>> {
         let request = request(scan);
         let mut guard = self.lock(py);
         let Some(slot) = guard.get(key.as_bytes(), request) else { return Ok(None) };
@@ -149,7 +161,7 @@ impl PyFrameCache {
         py: Python<'py>,
         key: &str,
         source: &Bound<'py, PyAny>,
-        frames: Vec<u32>,
+        #[pyo3(from_py_with = number)] frames: Vec<u32>,
         scan: bool,
         align: bool,
     ) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
@@ -186,7 +198,7 @@ impl PyFrameCache {
         py: Python<'py>,
         key: &str,
         fd: i32,
-        frames: Vec<u32>,
+        #[pyo3(from_py_with = number)] frames: Vec<u32>,
         scan: bool,
         align: bool,
     ) -> PyResult<Option<Vec<Bound<'py, PyBytes>>>> {
