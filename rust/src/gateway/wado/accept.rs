@@ -219,8 +219,8 @@ pub fn takes_json(ranges: &[MediaRange<'_>]) -> bool {
     !ranges.iter().any(is_refused) && [DICOM_JSON, "application/json"].into_iter().any(taken)
 }
 
-/// The forms in which something can be sent, in the order of preference: as what each range takes it, and in parts
-/// where a range is of anything and parts come `first` then.
+/// The forms in which something can be sent, in the order of preference: as the media type that `taken_as` says of
+/// a range. For `*/*` that is a single body; with `parts_first` parts are offered before it.
 fn forms<'a>(
     ranges: &'a [MediaRange<'_>],
     syntax: Option<&'a str>,

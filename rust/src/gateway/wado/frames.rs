@@ -160,7 +160,9 @@ impl Worker {
         if !(is_exact(table) && is_whole && !is_big_endian && is_file) {
             return Box::pin(self.converted(file, selected, frames, multipart, is_big_endian)).await;
         }
+        // Heads of parts are bytes too: very many frames may hold next to none.
         if bytes <= MOST_AT_ONCE
+            && frames.len() <= MOST_FRAMES
             && let Some(whole) = read_at_once(file, table, frames, multipart.as_ref())?
         {
             return Ok(Ok(Body::Full(reusable(whole))));

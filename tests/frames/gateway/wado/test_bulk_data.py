@@ -95,10 +95,11 @@ def test_compressed_pixels_are_their_frames(tmp_path: Path, store: FrameStore, c
     assert [part for _, part in answer.parts()] == [payload(1), payload(2), payload(3)]
 
 
+@pytest.mark.parametrize(("count", "size"), [(3000, 20), (5000, 4)])  # the second: less than is read at once
 def test_pixels_of_more_frames_than_a_list_may_name_are_one_value(
-    tmp_path: Path, store: FrameStore, connect: Connect
+    tmp_path: Path, store: FrameStore, connect: Connect, count: int, size: int
 ) -> None:
-    sent = [jpeg(20, number % 250 + 1) for number in range(1300)]
+    sent = [jpeg(size, number % 250 + 1) for number in range(count)]
     elements = [*described("1.9", frames=len(sent)), element("PixelData", Fragments(sent))]
     path = tmp_path / "a.dcm"
     path.write_bytes(dicom(elements, JPEG).content)
