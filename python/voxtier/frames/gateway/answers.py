@@ -30,6 +30,7 @@ from voxtier.frames.serving.reader import FrameReader
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.sources.stores import ObjectState
 from voxtier.frames.store.groups import GroupStore
+from voxtier.frames.store.statements import SOURCE_ID
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.s3_config import S3Config
 from voxtier.system.workers import ContextThreads, start_thread
@@ -53,7 +54,7 @@ SELECT f.series_instance_uid, f.sop_instance_uid,
     (array_agg(f.path ORDER BY f.error_kind IS NOT NULL, f.status = 'truncated', f.path))[1:{_COPIES}]
         AS paths
 FROM voxtier.file AS f
-WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+WHERE f.source_id = {SOURCE_ID}
     AND f.study_instance_uid = %(study)s AND f.sop_instance_uid IS NOT NULL
     AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(%(study)s, 0)
     AND (%(series)s = '' OR f.series_instance_uid = %(series)s)

@@ -18,6 +18,7 @@ from voxtier.errors import ConfigError
 from voxtier.frames.store.adapters import Key, Keys
 from voxtier.frames.store.file_rows import BATCH
 from voxtier.frames.store.grants import checked_identifier
+from voxtier.frames.store.statements import SOURCE_ID
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
 
@@ -82,7 +83,7 @@ WHERE relnamespace = to_regnamespace('voxtier_search') AND relkind = 'r'
 _MISSING = f"""
 SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, {FILE_STATE}
 FROM voxtier.file AS f LEFT JOIN voxtier_search.instance AS i USING (key)
-WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s) AND f.key > %(after)s
+WHERE f.source_id = {SOURCE_ID} AND f.key > %(after)s
     AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
     AND f.sop_instance_uid IS NOT NULL AND (i.key IS NULL OR NOT i.is_read)
 ORDER BY f.key LIMIT %(limit)s
@@ -90,7 +91,7 @@ ORDER BY f.key LIMIT %(limit)s
 _UNREAD = f"""
 SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, {FILE_STATE}
 FROM voxtier_search.instance AS i JOIN voxtier.file AS f USING (key)
-WHERE NOT i.is_read AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+WHERE NOT i.is_read AND f.source_id = {SOURCE_ID}
 ORDER BY i.key LIMIT %(limit)s
 """
 _PUT_HEADERS = """

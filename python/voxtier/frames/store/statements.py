@@ -18,6 +18,9 @@ _LAST_USED_US = (
 ROW = f"ROW({', '.join(f'f.{name}' for name, _, _ in ROW_COLUMNS)})"
 _ROW_AND_ACCESS = f"{ROW[:-1]}, {_LAST_USED_US('s')})"
 
+# For statements that bind `source`, a name.
+SOURCE_ID = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
+
 ADD_SOURCE = """
 INSERT INTO voxtier.source (name)
 SELECT %(name)s WHERE NOT EXISTS (SELECT FROM voxtier.source WHERE name = %(name)s)
@@ -68,8 +71,7 @@ _SAYS_NOTHING = f"coalesce({{0}}, '') IN ({_kinds})".format
 _INSERT = f"""
 WITH merged AS (
     INSERT INTO voxtier.file AS f (source_id, inserted_at, allowed_groups, {_columns})
-    SELECT DISTINCT ON (key)
-        (SELECT source_id FROM voxtier.source WHERE name = %(source)s), statement_timestamp(),
+    SELECT DISTINCT ON (key) {SOURCE_ID}, statement_timestamp(),
         coalesce(CASE WHEN EXISTS (SELECT FROM voxtier.claim) THEN (
                 SELECT CASE WHEN NOT EXISTS (SELECT FROM voxtier.access_rule) THEN c.allowed_groups ELSE
                     ARRAY(SELECT unnest(c.allowed_groups)
@@ -77,8 +79,8 @@ WITH merged AS (
                     UNION SELECT unnest(
                         voxtier.groups_by_rule(c.source_id, given.path, given.sop_instance_uid))) END
                 FROM voxtier.claim AS c WHERE c.key = given.key AND c.allowed_groups IS NOT NULL) END,
-            CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN voxtier.groups_by_rule(
-                (SELECT source_id FROM voxtier.source WHERE name = %(source)s), path, sop_instance_uid) END),
+            CASE WHEN EXISTS (SELECT FROM voxtier.access_rule) THEN
+                voxtier.groups_by_rule({SOURCE_ID}, path, sop_instance_uid) END),
         {_columns}
     FROM pg_temp.{_STAGING} AS given
     ORDER BY key, {_SAYS_NOTHING("error_kind")}, ctid DESC
@@ -202,7 +204,7 @@ BY_SERIES = _BY_UID.replace("COLUMN", "series_instance_uid")
 SOURCES = "SELECT name FROM voxtier.source ORDER BY name"
 SOURCES_IN_ANY_CASE = "SELECT name FROM voxtier.source WHERE lower(name) = lower(%s) ORDER BY name"
 
-SUMMARY = """
+SUMMARY = f"""
 SELECT
     CASE grouping(status, kind, transfer_syntax_uid, method)
         WHEN 7 THEN 'status' WHEN 11 THEN 'kind' WHEN 13 THEN 'transfer_syntax_uid' WHEN 14 THEN 'method'
@@ -211,30 +213,27 @@ SELECT
     count(*), coalesce(sum(frame_count), 0)::bigint, coalesce(sum(size), 0)::bigint,
     coalesce(sum(octet_length(frames)), 0)::bigint
 FROM voxtier.file
-WHERE source_id = (SELECT source_id FROM voxtier.source WHERE name = %s)
+WHERE source_id = {SOURCE_ID}
 GROUP BY GROUPING SETS ((), (status), (kind), (transfer_syntax_uid), (method))
 ORDER BY 1, 3 DESC, 2
 """
 
-REFUSED_FILES = """
+REFUSED_FILES = f"""
 SELECT f.path, f.error_kind, f.error_offset, f.error_detail FROM voxtier.file AS f
-WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
-    AND f.error_kind IS NOT NULL AND f.path > %(after)s
+WHERE f.source_id = {SOURCE_ID} AND f.error_kind IS NOT NULL AND f.path > %(after)s
 ORDER BY f.path LIMIT %(limit)s
 """
 
-TRUNCATED_FILES = """
+TRUNCATED_FILES = f"""
 SELECT f.path, f.truncated_from, f.frame_count FROM voxtier.file AS f
-WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
-    AND f.status = 'truncated' AND f.path > %(after)s
+WHERE f.source_id = {SOURCE_ID} AND f.status = 'truncated' AND f.path > %(after)s
 ORDER BY f.path LIMIT %(limit)s
 """
 
 # With each path the transaction that wrote its row last.
-PATHS = """
+PATHS = f"""
 SELECT f.key, f.path, f.xmin::text FROM voxtier.file AS f
-WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
-    AND f.key > %(after)s::uuid
+WHERE f.source_id = {SOURCE_ID} AND f.key > %(after)s::uuid
     AND (%(under)s::text[] IS NULL OR EXISTS (
         SELECT FROM unnest(%(under)s::text[]) AS root
         WHERE f.path = root OR starts_with(f.path, rtrim(root, '/') || '/')))
@@ -243,16 +242,16 @@ ORDER BY f.key LIMIT %(limit)s
 
 ALL_ROWS = f"""
 SELECT f.key, {ROW}, f.allowed_groups FROM voxtier.file AS f
-WHERE f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s) AND f.key > %(after)s::uuid
+WHERE f.source_id = {SOURCE_ID} AND f.key > %(after)s::uuid
 ORDER BY f.key LIMIT %(limit)s
 """
 
 # Times of the lists are for `adapters.sent_times`.
 
 # Files that can be ranked: of one source, with frames, seen by the groups of the transaction.
-_RANKABLE = """
+_RANKABLE = f"""
     f.frame_count > 0 AND ((SELECT voxtier.sees_all()) OR voxtier.may_see(f.allowed_groups))
-    AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    AND f.source_id = {SOURCE_ID}
     AND (NOT %(has_ranges)s OR (f.offsets_in = 'file' AND coalesce(f.truncated_from, 1) > 0))
 """
 _RANKED_COLUMNS = "f.path, f.frame_count, f.transfer_syntax_uid"
@@ -303,7 +302,7 @@ PRELOAD = f"""
 COPY (
     SELECT {_IN_MEMORY}, {_LAST_USED_US("s")}
     FROM voxtier.file AS f LEFT JOIN voxtier.file_stats AS s USING (key)
-    WHERE f.frame_count > 0 AND f.source_id = (SELECT source_id FROM voxtier.source WHERE name = %(source)s)
+    WHERE f.frame_count > 0 AND f.source_id = {SOURCE_ID}
         AND f.parser_version = {PARSER_VERSION} AND {{rest}}
     {_BEST_FIRST}
 ) TO STDOUT (FORMAT binary)

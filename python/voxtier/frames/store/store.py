@@ -69,7 +69,7 @@ class FrameStore(FileRows):
         """Return how many files, frames and bytes a source holds, in all and by its closed lists."""
         check_source(source)
         by: dict[str, dict[str, Tally]] = {name: {} for name in ("", *Summary._fields[1:])}
-        for field, value, *tally in self.query(statements.SUMMARY, (source,)):
+        for field, value, *tally in self.query(statements.SUMMARY, {"source": source}):
             by[f"by_{field}" if field else ""][value] = Tally(*tally)
         return Summary(by.pop("").get("", Tally(0, 0, 0, 0)), **by)
 

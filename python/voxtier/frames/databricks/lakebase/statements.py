@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from voxtier.frames.store.statements import ROW
+from voxtier.frames.store.statements import ROW, SOURCE_ID
 
 # Which rows a user may see: tested here too, as row security does not bind the owner.
 _SEES_F, _SEES_C = (
     f"((SELECT voxtier.sees_all()) OR voxtier.may_see({table}.allowed_groups))" for table in ("f", "c")
 )
-_SOURCE_ID = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
 
 TABLES = f"""
 SELECT {ROW} FROM voxtier.file AS f
@@ -25,10 +24,10 @@ ORDER BY c.key, s.frame
 CLAIM = f"""
 INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, transfer_syntax_uid, sop_instance_uid,
     series_instance_uid, study_instance_uid, num_frames, allowed_groups)
-SELECT key, {_SOURCE_ID}, path, clock_timestamp(), syntax, sop, series, study, frames,
-    CASE WHEN %(groups)s::text[] IS NULL THEN voxtier.groups_by_rule({_SOURCE_ID}, path, sop)
+SELECT key, {SOURCE_ID}, path, clock_timestamp(), syntax, sop, series, study, frames,
+    CASE WHEN %(groups)s::text[] IS NULL THEN voxtier.groups_by_rule({SOURCE_ID}, path, sop)
         ELSE ARRAY(SELECT DISTINCT unnest(
-            voxtier.groups_by_rule({_SOURCE_ID}, path, sop) || %(groups)s::text[])) END
+            voxtier.groups_by_rule({SOURCE_ID}, path, sop) || %(groups)s::text[])) END
 FROM unnest(%(keys)s::uuid[], %(paths)s::text[], %(syntaxes)s::text[], %(sops)s::text[], %(series)s::text[],
     %(studies)s::text[], %(frames)s::int[]) AS given (key, path, syntax, sop, series, study, frames)
 ORDER BY key
@@ -78,13 +77,13 @@ _INSTANCES = f"""
 SELECT * FROM (
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.frame_count
     FROM voxtier.file AS f
-    WHERE f.source_id = {_SOURCE_ID} AND f.error_kind IS NULL AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
+    WHERE f.source_id = {SOURCE_ID} AND f.error_kind IS NULL AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
         AND {{of_file}}
     UNION ALL
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid,
         coalesce(f.num_frames, 1)
     FROM voxtier.claim AS f
-    WHERE f.source_id = {_SOURCE_ID} AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
+    WHERE f.source_id = {SOURCE_ID} AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
         AND NOT EXISTS (SELECT FROM voxtier.file AS g WHERE g.key = f.key AND g.error_kind IS NULL)
         AND {{of_file}}
 ) AS instance
@@ -127,7 +126,7 @@ ON CONFLICT (user_name) DO UPDATE SET groups = excluded.groups, synced_at = excl
 ADD_RULE = f"""
 INSERT INTO voxtier.access_rule AS r
     (source_id, path_prefix, group_name, access_type, uc_filter_sql, description)
-VALUES ({_SOURCE_ID}, %(prefix)s, %(group)s, %(type)s, %(filter)s, %(description)s)
+VALUES ({SOURCE_ID}, %(prefix)s, %(group)s, %(type)s, %(filter)s, %(description)s)
 ON CONFLICT (source_id, path_prefix, group_name) DO UPDATE SET
     (access_type, uc_filter_sql, description, in_force)
     = ROW(excluded.access_type, excluded.uc_filter_sql, excluded.description, true)
@@ -141,15 +140,15 @@ SELECT DISTINCT %(rule)s::bigint, uid FROM unnest(%(uids)s::text[]) AS uid
 """
 RULES = f"""
 SELECT rule_id, group_name, access_type, uc_filter_sql, description, path_prefix, in_force
-FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID} ORDER BY rule_id
+FROM voxtier.access_rule WHERE source_id = {SOURCE_ID} ORDER BY rule_id
 """
-SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {_SOURCE_ID}"
-DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {_SOURCE_ID}"
+SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {SOURCE_ID}"
+DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {SOURCE_ID}"
 APPLY_RULES = tuple(
     f"""
 UPDATE voxtier.{table} AS f
 SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
-WHERE f.source_id = {_SOURCE_ID} AND starts_with(f.path, %(prefix)s)
+WHERE f.source_id = {SOURCE_ID} AND starts_with(f.path, %(prefix)s)
     AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
 """
     for table in ("file", "claim")

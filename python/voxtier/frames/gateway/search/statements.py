@@ -20,6 +20,7 @@ from voxtier.frames.gateway.search.query import (
 )
 from voxtier.frames.sources.address import is_address, is_text
 from voxtier.frames.store.search_index import FILE_STATE, INSTANCE, SERIES, SHARED_TAGS, STUDY
+from voxtier.frames.store.statements import SOURCE_ID
 
 _COLUMNS = {STUDY: "study_instance_uid", SERIES: "series_instance_uid", INSTANCE: "sop_instance_uid"}
 _HASHED = (
@@ -27,10 +28,9 @@ _HASHED = (
     "SELECT hashtextextended(uid, 0) FROM unnest(%({column})s::text[]) AS uid))"
 )
 
-_SOURCE = "(SELECT source_id FROM voxtier.source WHERE name = %(source)s)"
 _FROM = f"""
 FROM voxtier.file AS f
-WHERE f.source_id = {_SOURCE} AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
+WHERE f.source_id = {SOURCE_ID} AND f.study_instance_uid IS NOT NULL AND f.series_instance_uid IS NOT NULL
     AND f.sop_instance_uid IS NOT NULL{{where}}
 """
 _FILES = f"""array_agg(f.path ORDER BY f.path), array_agg({FILE_STATE} ORDER BY f.path),
@@ -49,12 +49,12 @@ WITH page AS (
         count(DISTINCT f.sop_instance_uid) AS instances
     FROM page JOIN voxtier.file AS f ON f.study_instance_uid = page.study
         AND hashtextextended(f.study_instance_uid, 0) = hashtextextended(page.study, 0)
-    WHERE f.source_id = {_SOURCE} AND f.series_instance_uid IS NOT NULL
+    WHERE f.source_id = {SOURCE_ID} AND f.series_instance_uid IS NOT NULL
         AND f.sop_instance_uid IS NOT NULL{{visible}}
     GROUP BY page.study, f.series_instance_uid
 )
 SELECT counted.study, NULL, NULL, count(*), sum(counted.instances)::bigint, NULL, {_FILES}
-FROM counted JOIN voxtier.file AS f ON f.path = counted.path AND f.source_id = {_SOURCE}
+FROM counted JOIN voxtier.file AS f ON f.path = counted.path AND f.source_id = {SOURCE_ID}
 GROUP BY counted.study ORDER BY counted.study""",
     "series": f"""
 WITH page AS (
@@ -66,11 +66,11 @@ WITH page AS (
     FROM page JOIN voxtier.file AS f ON f.series_instance_uid = page.series
         AND f.study_instance_uid = page.study
         AND hashtextextended(f.series_instance_uid, 0) = hashtextextended(page.series, 0)
-    WHERE f.source_id = {_SOURCE} AND f.sop_instance_uid IS NOT NULL{{visible}}
+    WHERE f.source_id = {SOURCE_ID} AND f.sop_instance_uid IS NOT NULL{{visible}}
     GROUP BY page.study, page.series
 )
 SELECT counted.study, counted.series, NULL, 1::bigint, counted.instances, NULL, {_FILES}
-FROM counted JOIN voxtier.file AS f ON f.path = counted.path AND f.source_id = {_SOURCE}
+FROM counted JOIN voxtier.file AS f ON f.path = counted.path AND f.source_id = {SOURCE_ID}
 GROUP BY counted.study, counted.series, counted.instances ORDER BY counted.study, counted.series""",
     "instance": f"""
 SELECT f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, 1::bigint, 1::bigint,
@@ -186,7 +186,7 @@ def next_files(
 _READ_COPY = f"""
         SELECT i.header_id, i.attributes, f.path
         FROM voxtier.file AS f JOIN voxtier_search.instance AS i USING (key)
-        WHERE NOT first.is_read AND f.source_id = {_SOURCE}
+        WHERE NOT first.is_read AND f.source_id = {SOURCE_ID}
             AND f.study_instance_uid = s.study_instance_uid
             AND f.series_instance_uid = s.series_instance_uid AND f.sop_instance_uid = s.sop_instance_uid
             AND hashtextextended(f.sop_instance_uid, 0) = hashtextextended(s.sop_instance_uid, 0)
@@ -199,13 +199,13 @@ _BY_INDEX = {
     "study": f"""
 SELECT study.study_instance_uid, NULL, NULL, NULL, {{holder}}, h.attributes, NULL{{counted}}
 FROM voxtier_search.study AS study JOIN voxtier_search.header AS h USING (header_id)
-WHERE study.source_id = {_SOURCE}{{where}}{{matching}}
+WHERE study.source_id = {SOURCE_ID}{{where}}{{matching}}
 ORDER BY study.study_instance_uid{{window}}""",
     "series": f"""
 SELECT series.study_instance_uid, series.series_instance_uid, NULL, NULL, {{holder}}, h.attributes,
     NULL{{counted}}
 FROM voxtier_search.series AS series JOIN voxtier_search.header AS h USING (header_id){{of_levels}}
-WHERE series.source_id = {_SOURCE}{{where}}{{matching}}
+WHERE series.source_id = {SOURCE_ID}{{where}}{{matching}}
 ORDER BY series.study_instance_uid, series.series_instance_uid{{window}}""",
     "instance": f"""
 SELECT s.study_instance_uid, s.series_instance_uid, s.sop_instance_uid, s.transfer_syntax_uid, i.path,
