@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiledb
 
 from volumes.store.s3_server import Server
 
@@ -248,26 +249,28 @@ def test_part_size_and_region_are_those_of_the_options(server: Server) -> None:
 def test_a_busy_server_is_asked_again_but_not_for_ever(server: Server, tmp_path: Path, status: int) -> None:
     data = np.random.default_rng(0).integers(0, 999, (20, 20, 10)).astype(np.int16)
     server.proxy.fail(3)
-    volume = Volume.from_numpy("s3://vox/busy", data)
+    volume = Volume.from_numpy(f"s3://vox/busy{status}", data)
     server.proxy.fail(3)
-    assert np.array_equal(Volume("s3://vox/busy").to_numpy(), data)
-    radi = RadiObject.from_niftis("s3://vox/busy-cohort", images={"T1w": pairs(tmp_path / "in", ["b", "a"])})
+    assert np.array_equal(Volume(f"s3://vox/busy{status}").to_numpy(), data)
+    radi = RadiObject.from_niftis(
+        f"s3://vox/busy{status}-cohort", images={"T1w": pairs(tmp_path / "in", ["b", "a"])}
+    )
     server.proxy.fail(3)
     radi.append(images={"T1w": pairs(tmp_path / "more", ["c"])})
-    check_identity(RadiObject("s3://vox/busy-cohort").T1w)
+    check_identity(RadiObject(f"s3://vox/busy{status}-cohort").T1w)
     change_s3(timeout=1.0)
-    radi = RadiObject("s3://vox/busy-cohort")
+    radi = RadiObject(f"s3://vox/busy{status}-cohort")
     # TileDB asks a hundred times where the code is SlowDown: minutes, but an end too.
     server.proxy.fail(10**6, status, "ServiceUnavailable")
     server.proxy.forget()
     with pytest.raises(BackendError):
-        Volume("s3://vox/busy").to_numpy()
+        Volume(f"s3://vox/busy{status}").to_numpy()
     with pytest.raises(BackendError):
         radi.append(images={"T1w": pairs(tmp_path / "never", ["d"])})
     assert 0 < len(server.proxy.requests) < 80  # each of them has a second
     server.proxy.fail(0)
     assert np.array_equal(volume.to_numpy(), data)
-    assert set(RadiObject("s3://vox/busy-cohort")) == {"a", "b", "c"}
+    assert set(RadiObject(f"s3://vox/busy{status}-cohort")) == {"a", "b", "c"}
 
 
 def test_credentials_that_expire_are_replaced_by_their_successors(
@@ -395,5 +398,30 @@ def test_the_lock_is_asked_for_where_tiledb_reads_and_writes(
     assert lock.client_options["allow_http"] == str(scheme == "http").lower()
     assert lock.config["region"] == tiledb["vfs.s3.region"] == "us-east-1"
     assert lock.config["virtual_hosted_style_request"] == "false"
+    signing = lock.credential_provider()
     for name, key in (("access_key_id", KEY), ("secret_access_key", SECRET), ("session_token", "token")):
-        assert lock.config[name] == tiledb[f"vfs.s3.aws_{name}"] == key
+        assert signing[name.removeprefix("session_")] == tiledb[f"vfs.s3.aws_{name}"] == key
+
+
+def test_what_ctx_says_of_a_server_holds_for_the_lock_too(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As users of TileDB give it: nothing configured, the name of another in the environment."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "another")
+    configure(s3=S3Config())
+    keys = {
+        "vfs.s3.endpoint_override": f"127.0.0.1:{server.proxy.port}",
+        "vfs.s3.scheme": "http",
+        "vfs.s3.use_virtual_addressing": "false",
+        "vfs.s3.aws_access_key_id": KEY,
+        "vfs.s3.aws_secret_access_key": SECRET,
+    }
+    images = {"T1w": pairs(tmp_path / "in", ["z", "m"])}
+    for number, ctx in enumerate((keys, tiledb.Config(keys), tiledb.Ctx(keys))):
+        uri = f"s3://vox/by-ctx-{number}"
+        with pytest.raises(NotFoundError):
+            RadiObject(uri, ctx=ctx)
+        radi = RadiObject.from_niftis(uri, images=images, ctx=ctx)
+        radi.append(images={"T1w": pairs(tmp_path / f"more{number}", ["0"])})
+        check_identity(RadiObject(uri, ctx=ctx).T1w)

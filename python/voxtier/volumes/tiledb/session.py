@@ -93,7 +93,7 @@ class Session:
                 f"TileDB {'.'.join(map(str, tiledb.libtiledb.version()))} knows no key {unknown[0]!r}"
             )
         session = Session(get_config())
-        own = session._tiledb_keys(session.credentials())
+        own = session.keys_in_force()
         texts = {key: str(value) for key, value in chosen.items()}
         # What TileDB or our options say anyway changes nothing, so a context of ours is none of the user's.
         changed = {k: text for k, text in texts.items() if text not in (defaults.get(k), own.get(k))}
@@ -139,18 +139,17 @@ class Session:
         """Region that requests to ``s3://`` are signed for."""
         return self.config.s3.region or _REGION
 
-    @property
-    def request_timeout(self) -> float:
-        """Seconds before one request to ``s3://`` is given up."""
-        timeout = self.config.s3.timeout
-        return _REQUEST_TIMEOUT if timeout is None else timeout
-
     def credentials(self) -> dict[str, str]:
         """Return the TileDB keys that sign requests now (empty: the machine's role, or none)."""
         return dict(_credentials(self.config.s3))
 
+    def keys_in_force(self) -> dict[str, str]:
+        """Return the TileDB keys by which stores are reached now, those that ``ctx=`` gave among them."""
+        return self._tiledb_keys(self.credentials())
+
     def _tiledb_keys(self, credentials: dict[str, str]) -> dict[str, str]:
         read, s3 = self.config.read, self.config.s3
+        timeout = _REQUEST_TIMEOUT if s3.timeout is None else s3.timeout
         keys = {
             "sm.mem.malloc_trim": "false",
             # Its handler calls the one before it, also where that is SIG_IGN: no address, a crash.
@@ -161,13 +160,17 @@ class Session:
             "vfs.s3.use_virtual_addressing": str(s3.use_virtual_addressing).lower(),
             "vfs.s3.max_parallel_ops": str(s3.max_parallel_ops),
             "vfs.s3.multipart_part_size": str(s3.multipart_part_size_mb * _MB),
-            "vfs.s3.request_timeout_ms": str(int(self.request_timeout * 1000)),
+            "vfs.s3.request_timeout_ms": str(int(timeout * 1000)),
             "vfs.s3.no_sign_request": str(s3.anonymous or not s3.include_credentials).lower(),
         }
         if s3.endpoint_url is not None:
             keys["vfs.s3.scheme"], _, keys["vfs.s3.endpoint_override"] = s3.endpoint_url.partition("://")
-        keys |= credentials
-        keys |= dict(self.keys)
+        own = dict(self.keys)
+        if (
+            "vfs.s3.aws_access_key_id" not in own
+        ):  # else a token of the environment would go with another's name
+            keys |= credentials
+        keys |= own
         unknown = sorted(key for key in set(keys) - set(_default_keys()) if not key.startswith("py."))
         if unknown:
             raise ConfigError(f"this TileDB knows no key {unknown[0]!r}: install another version")

@@ -192,16 +192,27 @@ def _bucket(root: str, session: Session) -> Any:
         from obstore.store import S3Store
     except ImportError:
         raise MissingExtraError("obstore", "volumes") from None
-    s3 = session.config.s3
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
-    # Region and form of addresses are TileDB's, whatever the environment says: both ask one server.
-    seconds = session.request_timeout
-    options = s3.store_options() | {
-        "region": session.region,
-        "virtual_hosted_style_request": s3.use_virtual_addressing,
+    # All of it is TileDB's, whatever the environment says: both ask one server, in one name.
+    keys = session.keys_in_force()
+    seconds = int(keys["vfs.s3.request_timeout_ms"]) / 1000
+    options: dict[str, Any] = {
+        "region": keys["vfs.s3.region"],
+        "virtual_hosted_style_request": keys["vfs.s3.use_virtual_addressing"] == "true",
+        "skip_signature": keys["vfs.s3.no_sign_request"] == "true",
         "retry_config": {"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=_RETRIES * seconds)},
     }
     client: Any = {"timeout": timedelta(seconds=seconds)}
-    if s3.endpoint_url is not None:
-        client["allow_http"] = s3.endpoint_url.startswith("http://")
+    if server := keys.get("vfs.s3.endpoint_override"):
+        scheme = keys.get("vfs.s3.scheme", "https")
+        options["endpoint"] = f"{scheme}://{server}"
+        client["allow_http"] = scheme == "http"
+    if keys.get("vfs.s3.verify_ssl") == "false":
+        client["allow_invalid_certificates"] = True
+    if name := keys.get("vfs.s3.aws_access_key_id"):
+        token = keys.get(
+            "vfs.s3.aws_session_token"
+        )  # not that of the environment, which obstore adds to options
+        signing = {"access_key_id": name, "secret_access_key": keys.get("vfs.s3.aws_secret_access_key", "")}
+        options["credential_provider"] = lambda: {**signing, "token": token, "expires_at": None}
     return S3Store(bucket, prefix=prefix, client_options=client, **options)
