@@ -175,3 +175,18 @@ def test_stores_show_themselves_in_notebooks(store: Path) -> None:
     volume = radi.T1w.loc["a_T1w"]._repr_html_()
     assert "<b>a_T1w</b>" in volume
     assert "data:image/png;base64,iVBO" in volume
+
+
+def test_names_of_folders_and_files_print_on_one_line(tmp_path: Path) -> None:
+    """A line break in a name would make a row of its own, an escape code a colour of the terminal."""
+    name = "in\nsub-9  path=etc  status=stored\x1b[31m"
+    (tmp_path / name).mkdir()
+    for path, subject in pairs(tmp_path / "raw", ["b"]):
+        path.rename(tmp_path / name / f"{subject}_T1w.nii")
+    for done in (
+        run("ingest", tmp_path / "store", tmp_path / name),
+        run("info", tmp_path / name, code=2),
+        run("verify", tmp_path / name, code=2),
+    ):
+        printed = (done.out + done.err).split("\n")
+        assert not any("\x1b" in line or line.startswith("sub-9") for line in printed), printed

@@ -20,6 +20,7 @@ from voxtier.cli.exit_codes import (
     is_absent,
 )
 from voxtier.cli.lazy_group import LazyGroup
+from voxtier.cli.options import say
 from voxtier.cli.streams import outlive_readers
 from voxtier.errors import (
     BackendError,
@@ -169,7 +170,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"voxtier: {message}", err=True)
+    say(f"voxtier: {message}", err=True)
     return code
 
 

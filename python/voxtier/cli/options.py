@@ -180,6 +180,11 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be d
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line, made harmless: names of files, records and volumes may hold anything."""
+    click.echo(on_one_line(line), err=err)
+
+
 def is_confirmed(what: str, *, yes: bool, dry_run: bool) -> bool:
     """Return whether to do what a command has just said it would: ask, unless that is settled."""
     if dry_run or yes:

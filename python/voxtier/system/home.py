@@ -1,4 +1,4 @@
-"""Where voxtier keeps what is the user's: the embedded server and the status files of readers."""
+"""Where voxtier keeps what is the user's."""
 
 from __future__ import annotations
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
+from voxtier.system.text import first_line
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
-_REGION_TIMEOUT = 10.0  # seconds
+_REGION_TIMEOUT, _LONGEST_TIMEOUT = 10.0, 86_400  # seconds
+_ENDPOINT = re.compile(r"(https?://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?(/[!-~]*)?")
 _NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
@@ -59,8 +61,12 @@ class S3Config:
             raise ConfigError("region must not be empty")
         for name, least in (("max_parallel_ops", 1), ("multipart_part_size_mb", 5)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-        if self.timeout is not None and not self.timeout > 0:
-            raise ConfigError(f"timeout must be > 0 seconds, got {self.timeout}")
+        if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
+            raise ConfigError(f"endpoint must be [http[s]://]HOST[:PORT][/PATH], got {self.endpoint!r}")
+        if self.timeout is not None and not 0 < self.timeout <= _LONGEST_TIMEOUT:
+            raise ConfigError(
+                f"timeout must be > 0 and at most {_LONGEST_TIMEOUT:,} seconds, got {self.timeout}"
+            )
 
     @property
     def endpoint_url(self) -> str | None:
@@ -87,8 +93,11 @@ class S3Config:
             import configparser
 
             path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
-            parser = configparser.ConfigParser()
-            parser.read(path.expanduser())
+            parser = configparser.RawConfigParser()  # a secret may hold what others would expand
+            try:
+                parser.read(path.expanduser())
+            except (configparser.Error, UnicodeDecodeError) as error:
+                raise ConfigError(f"{path} is no credentials file: {first_line(error)}") from None
             if not parser.has_section(self.profile):
                 raise ConfigError(f"no profile {self.profile!r} in {path}")
             values = dict(parser[self.profile])
@@ -182,7 +191,7 @@ def bucket_region(bucket: str, config: S3Config) -> str:
         def redirect_request(self, *_: Any) -> None:
             """Follow nothing: the header of the redirect is what is asked for."""
 
-    endpoint = (config.store_options().get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")).rstrip("/")
+    endpoint = (config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL", "")).rstrip("/")
     address = f"{endpoint}/{bucket}" if endpoint else f"https://{bucket}.s3.amazonaws.com"
     try:
         with build_opener(Still).open(Request(address, method="HEAD"), timeout=_REGION_TIMEOUT) as answer:

@@ -77,6 +77,21 @@ def format_duration(seconds: float) -> str:
     return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
+def parse_share(text: str) -> tuple[int, int]:
+    """Return which of how many shares ``"2/4"`` names: (2, 4).
+
+    Raises
+    ------
+    ConfigError
+        `text` is not of that form, or not 1 <= number <= shares <= 65,536.
+    """
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
+    number, shares = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= shares <= 1 << 16:
+        raise ConfigError(f"{text!r} is no share: give I/N with 1 <= I <= N <= 65536, such as 2/4")
+    return number, shares
+
+
 def parse_bytes(text: str) -> int:
     """Return the number of bytes that people wrote: ``2GiB``, ``500MB``, ``1.5 TiB``, ``4096``.
 

@@ -106,3 +106,15 @@ def test_simulate_refuses_what_it_cannot_replay() -> None:
         _core.simulate(keys, keys, scans[:1], "lru", [1])
     with pytest.raises(ValueError, match="densely"):
         _core.simulate(np.array([9, 1], np.uint32), keys, scans, "lru", [1])
+
+
+def test_simulate_takes_any_name_and_refuses_numbers_that_no_table_has(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.write_bytes(b"\xff\xfe.dcm 300\ncaf\xc3\xa9.dcm 300\n\xff\xfe.dcm 300\n")
+    done = voxtier("frames", "simulate", str(trace), "--budgets", "1MB", "--policy", "lru", "--json")
+    [row] = map(json.loads, done.stdout.splitlines())
+    assert (row["requests"], row["hit_ratio"]) == (3, pytest.approx(1 / 3))
+    for digits in (11, 20, 21, 5_000):
+        done = voxtier("frames", "simulate", "-", stdin=f"a {'9' * digits}\n")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "line 1 of the trace" in done.stderr

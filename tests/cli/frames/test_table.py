@@ -93,10 +93,6 @@ def test_list_on_stdin_with_any_line_end(voxtier: Cli, folder: Path, form: bytes
     assert [row["status"] for row in done.rows] == ["ok"]
 
 
-def test_empty_stdin_prints_nothing_and_exits_0(voxtier: Cli) -> None:
-    assert voxtier("frames", "table", "-") == Done(OK, b"", "")
-
-
 def test_closed_stdin_exits_2_and_names_stdin(tmp_path: Path) -> None:
     script = f"{sys.executable} -c '{PROGRAM}' frames table - <&-"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
@@ -150,3 +146,9 @@ def test_names_outside_the_terminals_encoding_are_escaped(tmp_path: Path) -> Non
     done = finish(start("frames", "table", tmp_path, env={**os.environ, "PYTHONIOENCODING": "latin-1"}))
     assert done.code == OK
     assert r"\u5f71\u50cf.dcm" in done.out
+
+
+@pytest.mark.parametrize("command", ["table", "metadata"])
+def test_a_list_without_names_is_nothing_to_work_on(voxtier: Cli, command: str) -> None:
+    done = voxtier("frames", command, "-", stdin=b"\n")
+    assert (done.code, done.out, done.err) == (FINDINGS, "", "voxtier: stdin: there is no file\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,27 @@ def test_the_form_of_a_path_has_itself_for_its_form(form: str, before: str) -> N
     """Whoever asks again, as the Spark job does, means the same row."""
     path = absolute(f"{before}{form}" if form[0] == "/" else form)
     assert absolute(path) == path
+
+
+def test_a_folder_that_cannot_be_read_is_told_however_old_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system refuses it to others than root: below it may be what was written since."""
+    old, now = tmp_path / "old", datetime.now(UTC)
+    (old / "closed").mkdir(parents=True)
+    for path in (old / "closed" / "new.dcm", old / "new.dcm", old / "before.dcm"):
+        path.touch()
+    for path in (old, old / "closed", old / "before.dcm"):
+        os.utime(path, (1.5e9, 1.5e9))
+    (old / "broken.dcm").symlink_to(tmp_path / "nothing")
+    scandir = os.scandir
+
+    def refusing(folder: str | int) -> object:
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = [str(old / name) for name in ("broken.dcm", "new.dcm", "closed")]
+    assert list(iter_files(str(old), since=now - timedelta(days=1))) == found
+    assert list(iter_files(str(old / "closed"), since=now)) == [str(old / "closed")]

@@ -14,7 +14,7 @@ import click
 
 from voxtier._core import local_path, refused_status
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE, is_absent
-from voxtier.cli.options import AS_JSON, WORKERS, GivenPath, reading_workers, refuse_empty_paths
+from voxtier.cli.options import AS_JSON, WORKERS, GivenPath, reading_workers, refuse_empty_paths, say
 from voxtier.system.durable import write_output
 from voxtier.system.text import format_count, on_one_line
 
@@ -66,12 +66,17 @@ def table(paths: tuple[str, ...], as_json: bool, workers: int | None) -> int:
         refused += result.error is not None
         absent += is_given(paths, result.path, result.error)
         click.echo(json.dumps(_as_json(result)) if as_json else _as_line(result))
-    looked_in = [on_one_line(path) for path in paths if path != "-"]
-    if looked_in and not count:
-        click.echo(f"voxtier: {', '.join(looked_in)}: there is no file", err=True)
+    return files_exit_code(paths, count, refused, absent)
+
+
+def files_exit_code(paths: Iterable[str], count: int, refused: int, absent: int) -> int:
+    """Return the exit code of a command that goes through files; of none, it says so."""
+    if not count:
+        looked_in = ["stdin" if path == "-" else path for path in paths]
+        say(f"voxtier: {', '.join(looked_in)}: there is no file", err=True)
     if absent:
         return EXIT_USAGE
-    return EXIT_FINDINGS if refused or (looked_in and not count) else EXIT_OK
+    return EXIT_FINDINGS if refused or not count else EXIT_OK
 
 
 def is_given(paths: Iterable[str], path: object, error: BaseException | None) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_USAGE
-from voxtier.cli.frames.files import PATHS, given_paths, is_given
+from voxtier.cli.frames.files import PATHS, files_exit_code, given_paths, is_given
 from voxtier.cli.options import AS_JSON
 from voxtier.system.text import format_count, on_one_line
 
@@ -54,11 +53,7 @@ def metadata(paths: tuple[str, ...], as_json: bool) -> int:
         else:
             attributes = json.loads(text, parse_float=str, parse_int=str)  # the digits of the file
             click.echo("\n".join([on_one_line(name), *_lines(attributes, "  ")]))
-    if absent:
-        return EXIT_USAGE
-    if not count:
-        click.echo("voxtier: there is no file", err=True)
-    return EXIT_OK if count and not refused else EXIT_FINDINGS
+    return files_exit_code(paths, count, refused, absent)
 
 
 def _lines(attributes: dict[str, Any], indent: str) -> Iterator[str]:

@@ -34,7 +34,7 @@ _PAGE = """<!doctype html>
 
 
 @click.command()
-@click.argument("trace", type=click.File("r"))
+@click.argument("trace", type=click.File("r", encoding="utf-8", errors="surrogateescape"))
 @click.option(
     "--budgets", help="Sizes, separated by commas: 64MiB,256MiB,1GiB. Default: up to what holds everything."
 )
@@ -155,7 +155,7 @@ def _read_trace(lines: Iterable[str]) -> tuple[Any, Any, Any]:
 
 def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, int, bool]]:
     for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"(.+?)\s+([0-9]+)(\s+scan)?\s*", line)
+        match = re.fullmatch(r"(.+?)\s+([0-9]{1,20})(\s+scan)?\s*", line)
         if match is None:
             raise ConfigError(f"line {number} of the trace is not `KEY BYTES` or `KEY BYTES scan`")
         yield match[1], int(match[2]), match[3] is not None

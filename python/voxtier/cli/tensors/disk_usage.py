@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE, YES, is_confirmed
-from voxtier.cli.tensors.options import FOLDER, config_option, load_cache, say
+from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE, YES, is_confirmed, say
+from voxtier.cli.tensors.options import FOLDER, config_option, load_cache
 from voxtier.system.text import format_bytes, format_count
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE
-from voxtier.cli.tensors.options import say, volume_list
+from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE, say
+from voxtier.cli.tensors.options import volume_list
 from voxtier.errors import ConfigError
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_count, format_duration

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON, GivenPath, refuse_empty_paths
-from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_cache, say
+from voxtier.cli.options import AS_JSON, GivenPath, refuse_empty_paths, say
+from voxtier.cli.tensors.options import FOLDER, config_option, exit_code, load_cache
 from voxtier.system.text import format_count
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, DRY_RUN, YES, GivenPath, is_confirmed
-from voxtier.cli.tensors.options import FOLDER, NEW_FOLDER, say
+from voxtier.cli.options import AS_JSON, DRY_RUN, YES, GivenPath, is_confirmed, say
+from voxtier.cli.tensors.options import FOLDER, NEW_FOLDER
 from voxtier.errors import ConfigError
 from voxtier.system.text import format_count
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import GivenPath, RenamedOption
-from voxtier.system.text import on_one_line
+from voxtier.errors import ConfigError
+from voxtier.system.text import parse_share
 
 if TYPE_CHECKING:
     from voxtier.tensors.identity.config import Config
@@ -23,11 +24,6 @@ NEW_FOLDER = GivenPath(path_type=Path, file_okay=False)
 def config_option(why: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option --config with what a command uses it for."""
     return click.option("--config", type=GivenPath(path_type=Path), required=required, help=why)
-
-
-def say(line: str, *, err: bool = False) -> None:
-    """Print one line, made harmless: names of files, records and volumes may hold anything."""
-    click.echo(on_one_line(line), err=err)
 
 
 def exit_code(states: Iterable[str]) -> int:
@@ -44,10 +40,10 @@ def _take_shard(context: click.Context, _parameter: click.Parameter, text: str |
     """Take ``2/4`` for the second of four shares: the options of version 0.1 count from 0."""
     if text is None:
         return
-    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text, re.ASCII)
-    number, shares = map(int, found.groups()) if found else (0, 0)
-    if not 1 <= number <= shares:
-        raise click.BadParameter(f"{text!r} is no share: give I/N with 1 <= I <= N, such as 2/4")
+    try:
+        number, shares = parse_share(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
     context.params |= {"shard_id": number - 1, "num_shards": shares}
 
 
@@ -90,13 +86,21 @@ def volume_list(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def load_cache(config_path: Path) -> tuple[Config, Path, dict[str, str], dict[str, Path]]:
-    """Return the configuration, its cache folder, and volumes and raw files by key."""
+def load_cache(
+    config_path: Path, *, lists_optional: bool = False
+) -> tuple[Config, Path, dict[str, str], dict[str, Path]]:
+    """Return the configuration, its cache folder, and volumes and raw files by key.
+
+    Where a list of volumes cannot be read, that is an error, or there are none by `lists_optional`.
+    """
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.identity.folders import item_folder
     from voxtier.tensors.identity.keys import item_key, raw_path, read_volume_names
 
     config = load_config(config_path)
-    volumes = {item_key(name): name for name in read_volume_names(config.subsets)}
+    names: list[str] = []
+    with suppress(ConfigError) if lists_optional else nullcontext():
+        names = read_volume_names(config.subsets)
+    volumes = {item_key(name): name for name in names}
     raw_files = {key: raw_path(config.img_dir, name, config.dir_structure) for key, name in volumes.items()}
     return config, item_folder(config), volumes, raw_files

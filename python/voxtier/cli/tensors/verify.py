@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
-from voxtier.cli.options import AS_JSON, GivenPath
-from voxtier.cli.tensors.options import config_option, exit_code, say
-from voxtier.errors import ConfigError
+from voxtier.cli.options import AS_JSON, GivenPath, say
+from voxtier.cli.tensors.options import config_option, exit_code, load_cache
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_count
 
@@ -142,25 +141,18 @@ def _select(
         if not folders:
             raise click.UsageError("name a cache folder, or a configuration with --config")
         return list(folders), frozenset(), has_source, None
-    from voxtier.tensors.identity.config import load_config
-    from voxtier.tensors.identity.folders import item_folder
-    from voxtier.tensors.identity.keys import item_key, missing_keys, raw_path, read_volume_names
+    from voxtier.tensors.identity.keys import missing_keys
 
-    config = load_config(config_path)
+    # The lists are needed for orphans and sources only.
+    config, folder, volumes, raw_files = load_cache(config_path, lists_optional=True)
     _log_to(config)
-    folder = item_folder(config)
     roots = [*folders] or [folder]
-    names: list[str] = []
-    with contextlib.suppress(ConfigError):  # the lists are needed for orphans and sources only
-        names = read_volume_names(config.subsets)
-    volume_of = {item_key(name): name for name in names}
 
     def can_be_remade(path: Path) -> bool:
-        name = volume_of.get(path.stem)
-        on_disk = name is not None and raw_path(config.img_dir, name, config.dir_structure).is_file()
-        return on_disk or has_source(path)
+        raw = raw_files.get(path.stem)
+        return (raw is not None and raw.is_file()) or has_source(path)
 
-    orphans = frozenset(missing_keys(names, folder).orphans) if names else frozenset[str]()
+    orphans = frozenset(missing_keys([*volumes.values()], folder).orphans) if volumes else frozenset[str]()
     # Other folders may be of other configurations.
     shape = None if folders else config.processing.target_shape_dhw
     return roots, orphans, can_be_remade, shape

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
-from voxtier.cli.options import AS_JSON, DRY_RUN, RenamedOption
+from voxtier.cli.options import AS_JSON, DRY_RUN, RenamedOption, say
 from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, say_if_empty
 from voxtier.errors import BackendError, ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.system.text import format_count
@@ -118,7 +118,7 @@ def verify(uri: str, repair: bool, as_json: bool) -> int:
         except (BackendError, SourceError, ConfigError) as error:
             if repair:
                 raise
-            click.echo(f"could not look for left-over arrays: {error}", err=True)
+            say(f"could not look for left-over arrays: {error}", err=True)
     for orphan in orphans:
         findings += not repair
         emit({"uri": orphan, "status": "removed" if repair else "orphan"}, as_json=as_json)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_OK
-from voxtier.cli.options import AS_JSON, NewFile
+from voxtier.cli.options import AS_JSON, NewFile, say
 from voxtier.cli.volumes.stores import (
     OBS,
     chosen_volumes,
@@ -64,7 +64,7 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> None:
         emit(facts, as_json=True)
         return
     for key, value in facts.items():
-        click.echo(f"{key:14s} {value}")
+        say(f"{key:14s} {value}")
     click.echo()
     click.echo(draw_tiles(volume))
 
@@ -142,7 +142,7 @@ def slice_(
         picture = stretch_to_square(picture, across, up)
     content = encode_png(picture)
     write_output(output, lambda file: file.write(content))
-    click.echo(f"{output}: {plane} plane {place} of {volume.obs_id or uri}", err=True)
+    say(f"{output}: {plane} plane {place} of {volume.obs_id or uri}", err=True)
 
 
 @click.command()
@@ -197,7 +197,7 @@ def export(uri: str, output: Path, obs_id: str | None, as_json: bool) -> int:
 
 
 def _emit_file(volume: Volume, path: Path, as_json: bool) -> None:
-    click.echo(json.dumps({"obs_id": volume.obs_id, "path": str(path)}) if as_json else path)
+    say(json.dumps({"obs_id": volume.obs_id, "path": str(path)}) if as_json else str(path))
 
 
 def _file_name(volume: Volume) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
+from voxtier.cli.options import say
 from voxtier.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def emit(row: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_without_nan(row), default=str, allow_nan=False))
     else:
-        click.echo("  ".join(f"{key}={value}" for key, value in row.items()))
+        say("  ".join(f"{key}={value}" for key, value in row.items()))
 
 
 def _without_nan(value: Any) -> Any:
@@ -103,5 +104,5 @@ def chosen_volumes(uri: str, obs_id: str | None) -> list[Volume]:
 def say_if_empty(uri: str, volumes: Sequence[Volume]) -> int:
     """Return the exit code of a command that goes through volumes: of none, it says so."""
     if not volumes:
-        click.echo(f"voxtier: {uri}: there is no volume", err=True)
+        say(f"voxtier: {uri}: there is no volume", err=True)
     return EXIT_OK if volumes else EXIT_FINDINGS

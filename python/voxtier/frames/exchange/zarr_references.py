@@ -135,7 +135,7 @@ def zarr_references(
 
 
 def write_zarr_references(references: Mapping[str, Any], output: str | os.PathLike[str]) -> None:
-    """Write what `zarr_references` returned: as JSON, or as Parquet where the name ends in ``.parq``.
+    """Write what `zarr_references` returned: as JSON, or as Parquet where the name ends in ``.parq[uet]``.
 
     Parameters
     ----------

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from voxtier._core import file_key, local_path
 from voxtier.arguments import as_several
-from voxtier.errors import ConfigError
 from voxtier.frames.sources.address import as_indexed, is_address
 from voxtier.frames.sources.listing import ListedObject, objects_named
 from voxtier.frames.sources.stores import load_obstore
+from voxtier.system.text import parse_share
 
 # Entries of one folder that are sorted at once: all of them in most, and no more than this in memory.
 _SORTED = 10_000
@@ -32,18 +31,8 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Return the share that ``"2/4"`` names.
-
-        Raises
-        ------
-        ConfigError
-            `text` is not of that form, or not 1 <= number <= shares <= 65,536.
-        """
-        found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text, re.ASCII)
-        shard = cls(*map(int, found.groups())) if found else cls(0, 0)
-        if not 1 <= shard.number <= shard.shares <= 1 << 16:
-            raise ConfigError(f"{text!r} is no share: give I/N with 1 <= I <= N <= 65536, such as 2/4")
-        return shard
+        """Return the share that ``"2/4"`` names: see `parse_share`."""
+        return cls(*parse_share(text))
 
     def holds(self, source: str, path: str) -> bool:
         """Return whether a file, by its absolute path, is in this share."""
@@ -99,13 +88,12 @@ def iter_files(
 
 def _local(path: str, extension: str | None, since: datetime | None) -> Iterator[str]:
     if os.path.isdir(path):  # noqa: PTH112 - strings all the way: this runs once for each of 10^8 files
-        found = _walk(path, extension)
-        yield from found if since is None else (each for each in found if _is_newer(each, since))
-    elif since is None or _is_newer(path, since):
+        yield from _walk(path, extension, since)
+    elif since is None or _is_newer(lambda: os.stat(path), since):  # noqa: PTH116 - strings all the way
         yield path
 
 
-def _walk(root: str, extension: str | None) -> Iterator[str]:
+def _walk(root: str, extension: str | None, since: datetime | None) -> Iterator[str]:
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -117,16 +105,18 @@ def _walk(root: str, extension: str | None) -> Iterator[str]:
                         if _is_folder(entry):
                             if not entry.is_symlink():
                                 deeper.append(entry.path)
-                        elif matches(entry.name, extension):
+                        elif matches(entry.name, extension) and (
+                            since is None or _is_newer(entry.stat, since)
+                        ):
                             yield entry.path
         except OSError:
-            yield folder  # reading it as a file gives the reason
+            yield folder  # reading it as a file gives the reason, of whatever age the folder is
         folders.extend(reversed(deeper))
 
 
-def _is_newer(path: str, since: datetime) -> bool:
+def _is_newer(look: Callable[[], os.stat_result], since: datetime) -> bool:
     try:
-        return os.stat(path).st_mtime >= since.timestamp()  # noqa: PTH116 - strings all the way
+        return look().st_mtime >= since.timestamp()
     except OSError:  # reading it gives the reason
         return True
 

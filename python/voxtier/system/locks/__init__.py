@@ -1,7 +1,4 @@
-"""File locks between the processes of a machine: freed by a kill, and not held by a forked child.
-
-The embedded server and the writers of stores on local disks use them.
-"""
+"""File locks between the processes of a machine: freed by a kill, and not held by a forked child."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from voxtier.frames.gateway.search import search as search_module
 from voxtier.frames.gateway.search.headers import KeptHeaders
 from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search
-from voxtier.frames.indexing import search as reading
+from voxtier.frames.indexing import headers as reading
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore

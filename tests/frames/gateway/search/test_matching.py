@@ -16,7 +16,8 @@ from frames.gateway.serving import index
 from voxtier.frames.gateway.search.matching import matches, rule_of
 from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search
-from voxtier.frames.indexing.search import fill_search_index, texts
+from voxtier.frames.indexing.headers import texts
+from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,33 @@ def test_each_client_has_what_was_given_or_its_own(
 def test_nothing_is_no_setting(options: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         S3Config(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "https://", "ftp://host", "http://a b", "http://h:999999", "host:port", "http://[", "h\n"]
+)
+def test_an_endpoint_that_is_no_address_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="endpoint"):
+        S3Config(endpoint=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_timeout_that_no_clock_has_is_refused(wrong: float) -> None:
+    with pytest.raises(ConfigError, match="timeout"):
+        S3Config(timeout=wrong)
+
+
+def test_a_profile_is_read_as_it_stands_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    config = S3Config(profile="mine")
+    secret = "a%b%%c%(d)s"
+    file.write_text(
+        "[other]\ncredential_process = x %s\n"
+        f"[mine]\naws_access_key_id = k\naws_secret_access_key = {secret}\n"
+    )
+    assert config.credentials() == {"aws_access_key_id": "k", "aws_secret_access_key": secret}
+    for content in (b"no section", b"[mine]\n[mine]\n", b"[mine]\na = \xff\n"):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match="credentials"):
+            config.credentials()

@@ -14,7 +14,7 @@ from typing import Any
 
 from voxtier.frames.dicom.moments import MOMENT_VRS, Bounds, bounds_of, span_of
 from voxtier.frames.gateway.search.keywords import TIMES
-from voxtier.frames.indexing.search import texts
+from voxtier.frames.indexing.headers import texts
 
 Header = Mapping[str, Any]
 """A data set in the DICOM JSON model (PS3.18 F.2)."""

@@ -42,7 +42,7 @@ from voxtier.frames.gateway.search.statements import (
     is_below,
     next_files,
 )
-from voxtier.frames.indexing.search import is_state, read_indexed
+from voxtier.frames.indexing.headers import is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import (
