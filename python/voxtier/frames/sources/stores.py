@@ -220,40 +220,25 @@ class Store:
             answer holds a key that the client cannot name: `key_faults` lists around it.
         """
         last = after or None
-        tries, waited, has_renewed, has_moved = 0, 0.0, False, False
-        while True:
-            client, stream = self._try(
-                lambda obstore, client, asked, after=last: (
-                    client,
-                    iter(obstore.list(client, asked or None, offset=after, chunk_size=_LISTED_AT_ONCE)),
-                ),
-                prefix,
-                0,
-                None,
-            )
-            asked = time.monotonic()
+        stream: Any = None
+        lists: Any = None
+
+        def next_page(obstore: Any, client: Any, asked: str) -> Any:
+            nonlocal stream, lists
+            if stream is None or lists is not client:  # the first, or behind what came before a fault
+                pages = obstore.list(client, asked or None, offset=last, chunk_size=_LISTED_AT_ONCE)
+                stream, lists = iter(pages), client
             try:
-                for chunk in stream:
-                    tries, waited = 0, 0.0
-                    for meta in chunk:
-                        found = self._listed(meta)
-                        last = found.key
-                        yield found
-                    asked = time.monotonic()  # whoever takes the keys may be slow
-                return
-            except SourceError:
+                return next(stream, None)
+            except Exception:
+                stream = None
                 raise
-            except Exception as error:
-                failure = failure_of(error)
-                tries, waited = tries + 1, waited + time.monotonic() - asked
-                if failure.is_credentials and not has_renewed and self._renew(client):
-                    has_renewed = True
-                elif not has_moved and self._move(failure.region, client):
-                    has_moved = True
-                elif failure.may_help and tries < _TRIES and waited < _PATIENCE:
-                    self._pause(failure, tries)
-                else:
-                    raise failure.as_error(self._name(prefix), None) from None
+
+        while (page := self._try(next_page, prefix, 0, None)) is not None:
+            for meta in page:
+                found = self._listed(meta)
+                last = found.key
+                yield found
 
     def _try(self, work: Any, key: str, size: int, offset: int | None, tries: int = _TRIES) -> Any:
         deadline = time.monotonic() + _PATIENCE
