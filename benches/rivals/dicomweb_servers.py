@@ -134,24 +134,32 @@ def in_process(script: str, dsn: str) -> Iterator[Served]:
 @contextmanager
 def nginx(folder: Path, uid: str, count: int) -> Iterator[Served]:
     """Nginx over one file a frame: the floor that no server of frames goes below."""
-    port, place = free_port(), Path(tempfile.mkdtemp(dir=folder))
+    place = Path(tempfile.mkdtemp(dir=folder))
     (place / "frames").mkdir()
     for number in range(1, min(count, 2000) + 1):
         body = jpeg(3100, seed=(number - 1) % 251) if uid == TILE else pattern(SIZE)
         (place / "frames" / str(number)).write_bytes(body)
+    with plain_files(place) as (port, process):
+        yield Served(port, lambda: [process.pid, *children(process.pid)], "/frames/@")
+
+
+@contextmanager
+def plain_files(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Nginx over the files of a folder: its port, and its process."""
+    port, place = free_port(), Path(tempfile.mkdtemp(dir=root))
     (place / "nginx.conf").write_text(
         f"worker_processes 1; pid {place}/pid; error_log {place}/log; user root;\n"
         f"events {{ worker_connections 512; }}\nhttp {{ access_log off; sendfile on; tcp_nopush on; "
         f"keepalive_requests 1000000; open_file_cache max=5000; client_body_temp_path {place}; "
         f"proxy_temp_path {place}; fastcgi_temp_path {place}; uwsgi_temp_path {place}; "
         f"scgi_temp_path {place};\n"
-        f"server {{ listen 127.0.0.1:{port}; root {place}; }} }}\n"
+        f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n"
     )
-    os.chmod(place, 0o755)
+    os.chmod(root, 0o755)
     process = subprocess.Popen(["nginx", "-c", str(place / "nginx.conf"), "-g", "daemon off;"])
     try:
         wait_for(port, process)
-        yield Served(port, lambda: [process.pid, *children(process.pid)], "/frames/@")
+        yield port, process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
