@@ -18,12 +18,12 @@ import numpy as np
 from voxtier.arguments import check_kind, whole_number
 from voxtier.errors import ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.system.machine import usable_processors
-from voxtier.volumes import geometry
 from voxtier.volumes.config import as_dtype, get_config
 from voxtier.volumes.tiledb.format.direct import join_node
-from voxtier.volumes.training.augmenting import Augmentation, View, place_matrix
+from voxtier.volumes.training.augmenting import Augmentation, View
 from voxtier.volumes.training.datasets import LoadingMode, VolumeCollectionDataset
 from voxtier.volumes.training.epochs import EpochIndex, EpochSampler
+from voxtier.volumes.training.workers.facts import Facts
 from voxtier.volumes.training.workers.filling import (
     CoreFiller,
     Failure,
@@ -31,7 +31,6 @@ from voxtier.volumes.training.workers.filling import (
     GeneralFiller,
     Outcome,
     Wanted,
-    scales,
 )
 from voxtier.volumes.training.workers.handing import Device, collate, split
 from voxtier.volumes.training.workers.ring import Form, Ring, Slot
@@ -197,7 +196,7 @@ class Batches:
         allocate = self._device.allocate if self._device.is_pinned else None
         self._ring = Ring(self._form, options.prefetch, self._read, allocate)
         self._stand(dataset.epoch, 0)
-        self._geometries: dict[int, tuple[geometry.Affine | None, list[tuple[float, float]]]] = {}
+        self._facts = Facts(dataset, is_stored=is_stored)
         self.skipped: list[Failure] = []
 
     def __len__(self) -> int:
@@ -318,7 +317,7 @@ class Batches:
             items, slot = plan[number], self._ring.take()
             for item in items:  # before its store may be replaced
                 with suppress(VoxtierError, OSError):
-                    self._geometry_of(self._dataset.place_of(item))
+                    self._facts.geometry_of(self._dataset.place_of(item))
             filler: Filler = core if core.can_fill(items) else general
             views = [self._wanted.view(item, epoch) for item in items]
             filler.submit(number, slot, items, epoch, views)
@@ -353,7 +352,7 @@ class Batches:
         start, error = outcome
         if error is None:
             try:
-                self._geometry_of(self._dataset.place_of(item))
+                self._facts.geometry_of(self._dataset.place_of(item))
             except (VoxtierError, OSError) as failed:
                 error = failed
         return start, error
@@ -388,7 +387,7 @@ class Batches:
             batch["mask"] = mask
         if len(rows) < len(items):
             batch = {key: array[rows] for key, array in batch.items()}
-        batch |= self._facts(places, [tuple(starts[row]) for row in rows], [views[row] for row in rows])
+        batch |= self._facts.of(places, [tuple(starts[row]) for row in rows], [views[row] for row in rows])
         if dataset.transform is not None:
             samples = split(batch)
             done = [
@@ -397,48 +396,6 @@ class Batches:
             ]
             return self._device.move(collate(done))
         return self._device.move(self._device.wrap(batch, self._options.kind))
-
-    def _geometry_of(self, place: int) -> tuple[geometry.Affine | None, list[tuple[float, float]]]:
-        """Return the affine of an image, and slope and intercept of its channels."""
-        found = self._geometries.get(place)
-        if found is None:
-            volumes = self._dataset.volumes(place)[0]
-            found = self._geometries[place] = volumes[0].affine, scales(volumes)
-        return found
-
-    def _facts(
-        self, places: Sequence[int], starts: Sequence[tuple[int, ...]], views: Sequence[View | None]
-    ) -> dict[str, Any]:
-        """Return what a batch holds beside voxels."""
-        dataset = self._dataset
-        facts: dict[str, Any] = {
-            "idx": np.array(places, np.int64),
-            "obs_id": [dataset.obs_ids[place] for place in places],
-            "obs_subject_id": [dataset.obs_subject_ids[place] for place in places],
-            "patch_start": np.array(starts, np.int64),
-        }
-        geometries = [self._geometry_of(place) for place in places]
-        affines = [affine for affine, _ in geometries]
-        if all(affine is not None for affine in affines):
-            facts["affine"] = np.stack(
-                [
-                    self._affine(affine, start, view)
-                    for affine, start, view in zip(affines, starts, views, strict=True)
-                    if affine is not None
-                ]
-            )
-        labels = dataset.labels_of(places)
-        if labels is not None:
-            facts["label"] = labels
-        if self._wanted.is_stored:
-            scaling = np.array([scaling for _, scaling in geometries], np.float32)
-            facts["slope"], facts["inter"] = scaling[..., 0].copy(), scaling[..., 1].copy()
-        return facts
-
-    def _affine(self, affine: geometry.Affine, start: tuple[int, ...], view: View | None) -> geometry.Affine:
-        """Return the affine of a patch as it is handed out: turned, scaled and mirrored."""
-        crop = geometry.crop_affine(affine, start)
-        return crop if view is None else crop @ place_matrix(view, self._dataset.config.size)
 
 
 def _form(dataset: VolumeCollectionDataset, options: _Options) -> tuple[Form, bool]:
