@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -21,6 +22,9 @@ from support.folder_times import pytest_terminal_summary  # noqa: F401 - a hook 
 # A busy machine is no defect.
 settings.register_profile("voxtier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("voxtier")
+
+# Whoever runs the tests may have keys of stores.
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 _numbers = itertools.count()
 _used_databases: list[str] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.running import Done, finish, start
+from voxtier.frames.store.grants import grants, search_grants
 from voxtier.postgres.embedded import EmbeddedServer
 
 
@@ -121,6 +122,11 @@ def test_db_grants_prints_grant_lines_and_refuses_a_name_with_sql() -> None:
     printed = voxtier("db", "grants", "reader", "viewer").stdout.splitlines()
     assert printed
     assert all(line.startswith("GRANT ") and line.endswith(' TO "viewer";') for line in printed)
+    assert not any("voxtier_search" in line for line in printed)  # names and dates of patients
+    for duty, may_fill in (("reader", False), ("builder", True)):
+        lines = voxtier("db", "grants", duty, "viewer", "--search").stdout.splitlines()
+        assert lines[: -len(search_grants("viewer", may_fill=may_fill))] == grants("viewer", duty)
+        assert lines[-2:] == search_grants("viewer", may_fill=may_fill)
     refused = voxtier("db", "grants", "builder", 'x"; DROP SCHEMA voxtier; --')
     assert (refused.returncode, refused.stdout) == (2, "")
 

@@ -129,18 +129,24 @@ def path() -> None:
 @click.command()
 @click.argument("duty", type=click.Choice(["reader", "builder"]))
 @click.argument("role")
-def grants(duty: Duty, role: str) -> None:
+@click.option("--search", is_flag=True, help="Also what searching, or filling, the search index takes.")
+def grants(duty: Duty, role: str, search: bool) -> None:
     """Print the SQL that lets ROLE read the index, or build it.
 
     \b
     voxtier db grants reader viewer | psql mydatabase
+    voxtier db grants builder nightly --search | psql mydatabase
 
     A reader finds frames and counts accesses; a builder also writes and prunes. Whoever opens a database
-    first owns the index and needs neither.
+    first owns the index and needs neither. The search index (`voxtier index --search`) holds names and dates
+    of patients, and is for nobody but its owner without --search.
     """
-    from voxtier.frames.store.grants import grants
+    from voxtier.frames.store.grants import grants, search_grants
 
-    click.echo("\n".join(grants(role, duty)))
+    statements = grants(role, duty)
+    if search:
+        statements += search_grants(role, may_fill=duty == "builder")
+    click.echo("\n".join(statements))
 
 
 def _server() -> EmbeddedServer:

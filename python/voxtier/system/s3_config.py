@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextvars
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ class S3Config:
     anonymous : bool
         Do not sign at all (public buckets).
     profile : str or None
-        Section of the shared credentials file.
+        Section of the shared credentials file. None: keys of the environment (``AWS_ACCESS_KEY_ID``); without
+        these, those of the section ``AWS_PROFILE``, or ``default``, where the file has it.
     timeout : float or None
         Seconds before one request is given up (> 0). None: 30 for frames, 3 for volumes.
     """
@@ -87,20 +90,16 @@ class S3Config:
         """
         if self.anonymous or not self.include_credentials:
             return {}
+        values: Mapping[str, str] = {}
         if self.profile is None:
             values = {name: os.environ.get(name.upper(), "") for name in _NAMES}
-        else:
-            import configparser
-
-            path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
-            parser = configparser.RawConfigParser()  # a secret may hold what others would expand
-            try:
-                parser.read(path.expanduser())
-            except (configparser.Error, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path} is no credentials file: {first_line(error)}") from None
-            if not parser.has_section(self.profile):
+        if not values.get("aws_access_key_id"):
+            path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+            profiles = _profiles(path)
+            if self.profile is not None and self.profile not in profiles:
                 raise ConfigError(f"no profile {self.profile!r} in {path}")
-            values = dict(parser[self.profile])
+            name = self.profile or os.environ.get("AWS_PROFILE") or "default"
+            values = profiles.get(name, values)
         return {name: values[name] for name in _NAMES if values.get(name)}
 
     def store_options(self) -> dict[str, Any]:
@@ -119,6 +118,27 @@ class S3Config:
         for name, value in self.credentials().items():
             options[name.removeprefix("aws_")] = value
         return options
+
+
+def _profiles(path: Path) -> Mapping[str, Mapping[str, str]]:
+    """Return the sections of a credentials file; none where it cannot be read."""
+    try:
+        state = path.stat()
+    except OSError:
+        return {}
+    return _read_profiles(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(4)
+def _read_profiles(path: Path, *_state: int) -> Mapping[str, Mapping[str, str]]:
+    import configparser  # here, as few have such a file
+
+    parser = configparser.RawConfigParser()  # a secret may hold what others would expand
+    try:
+        parser.read(path)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no credentials file: {first_line(error)}") from None
+    return {name: dict(parser[name]) for name in parser.sections()}
 
 
 _process_config = S3Config()

@@ -300,3 +300,17 @@ def test_a_folder_without_permission_is_an_error_of_that_folder_alone(folder: Pa
     rows = dict(json.loads(line) for line in done.stdout.splitlines())
     assert rows[str(folder / "deep")] == 13
     assert rows[str(folder / "ok.dcm")] is None
+
+
+def test_nothing_newer_is_no_error(voxtier: Cli, folder: Path, dsn: str) -> None:
+    done = voxtier("index", folder, "--since", "2999-01-01", "--dsn", dsn)
+    assert (done.code, done.err.count("\n")) == (OK, 1)
+    assert "no file of 2999-01-01 00:00:00 UTC or later" in done.err
+
+
+def test_a_folder_that_never_was_is_not_pruned_in_silence(voxtier: Cli, folder: Path, dsn: str) -> None:
+    done = voxtier("index", folder / "typo", "--prune", "--dsn", dsn)
+    assert (done.code, "typo: there is no such file" in done.err) == (USAGE, True)
+    done = voxtier("index", folder, folder / "typo", "--prune", "--dsn", dsn)
+    assert (done.code, "typo: there is no such file" in done.err) == (USAGE, True)
+    assert voxtier("frames", "summary", "--dsn", dsn, "--json").rows[0]["total"]["files"] == 6

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import voxtier  # noqa: F401 - a fixture
-from cli.running import FINDINGS, OK, Cli
+from cli.running import FINDINGS, OK, USAGE, Cli
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct, slide
 from support.object_proxy import Fault, Request
@@ -360,7 +360,7 @@ def test_the_command_indexes_prunes_and_reads(
     bucket.client.delete(f"{prefix.removeprefix('s3://frames/')}/03.dcm")
     summary = indexed("--prune")
     assert (summary["statuses"], summary["pruned"]) == ({"unchanged": 24}, 1)
-    assert voxtier("index", prefix, "--since", "2999-01-01", "--dsn", dsn).code == FINDINGS
+    assert voxtier("index", prefix, "--since", "2999-01-01", "--dsn", dsn).code == OK
     address = f"{prefix}/04.dcm"
     assert "native" in voxtier("explain", address).out
     assert voxtier("frames", "table", address).out.startswith("ok")
@@ -380,3 +380,18 @@ def test_tables_of_objects_are_checked_at_their_ends(bucket: Bucket, store: Fram
     table = store.get("default", address)
     assert table is not None
     assert table.verified == "ends"
+
+
+def test_a_mistyped_prefix_is_said_and_leaves_no_row(
+    bucket: Bucket,
+    prefix: str,
+    dsn: str,
+    voxtier: Cli,  # noqa: F811
+) -> None:
+    for typo in (f"{prefix}x", f"{prefix}/none.dcm"):
+        done = voxtier("index", typo, "--dsn", dsn, "--json")
+        assert (done.code, done.rows[:-1]) == (USAGE, [])
+        assert f"{typo}: there is no such file" in done.err
+    done = voxtier("index", f"{prefix}x", prefix, f"{prefix}/03.dcm", "--dsn", dsn, "--json")
+    assert (done.code, done.rows[-1]["summary"]["statuses"]) == (USAGE, {"ok": 25})
+    assert voxtier("frames", "errors", "--dsn", dsn).out == ""

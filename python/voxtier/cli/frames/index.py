@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from voxtier._core import ENVIRONMENT_KINDS, local_path
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, discard_stdout
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
 from voxtier.cli.frames.search import fill_search, switch_search_on
 from voxtier.cli.options import (
@@ -28,6 +28,7 @@ from voxtier.cli.options import (
     holds_source,
     open_store,
     reading_workers,
+    say,
 )
 from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_count, format_duration, on_one_line
@@ -100,9 +101,10 @@ def index(
     before. Only said, not kept, is a path that is not UTF-8, longer than 2,600 bytes, or a folder that cannot
     be read. A run may be interrupted at any time: what was read is kept, the next run does
     the rest. With --shard, N runs on any machines share the work by the paths: each file is in exactly one
-    share. Exit code 0, 1 when there is no file, 2 when a PATH is not there, 3 when some files were refused.
+    share. Exit code 0, also when nothing was written --since then; 1 when there is no file, 2 when a PATH is
+    not there, 3 when some files were refused.
     """
-    from voxtier.frames.indexing.paths import Shard, absolute, iter_files
+    from voxtier.frames.indexing.paths import Shard, absolute, iter_files, without_absent
     from voxtier.frames.indexing.run import FileIndexer, index_files
     from voxtier.frames.sources.address import is_address
 
@@ -115,7 +117,9 @@ def index(
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
     walked = [path for path in paths if not prune or is_address(path) or os.path.lexists(path)]
+    absent = [path for path in paths if path not in walked]
     files = iter_files(given_paths(walked), extension=wanted, since=since)
+    files = without_absent(files, paths, absent)
     threads = reading_workers(workers, paths)
     counts: Counter[str] = Counter()
     found = _Taken(files, keeps=prune)
@@ -157,12 +161,20 @@ def index(
     if share is not None and found.count and not counts:
         count = format_count(found.count, "file")
         click.echo(f"voxtier: share {shard} is empty: {count} in other shares", err=True)
-    elif not counts and not pruned:
-        where = ", ".join(map(on_one_line, paths))
-        hint = "" if all_files else f" whose name ends in {extension} (--all-files takes every file)"
-        click.echo(f"voxtier: {where}: there is no file{hint}", err=True)
-        return EXIT_FINDINGS
-    return EXIT_PARTIAL if _count_refused(counts) else 0
+    elif not counts and not pruned and not absent:
+        return _say_nothing_found(paths, wanted, since)
+    if absent and not pruned:
+        say(f"voxtier: {', '.join(absent)}: there is no such file, and none below it", err=True)
+        return EXIT_USAGE
+    return EXIT_PARTIAL if _count_refused(counts) else EXIT_OK
+
+
+def _say_nothing_found(paths: tuple[str, ...], extension: str | None, since: datetime | None) -> int:
+    """Say that there was nothing to index; return the exit code: that nothing is newer is none of an error."""
+    time = "" if since is None else f" of {since:%Y-%m-%d %H:%M:%S %Z} or later"
+    hint = "" if extension is None else f" whose name ends in {extension} (--all-files takes every file)"
+    say(f"voxtier: {', '.join(paths)}: there is no file{time}{hint}", err=True)
+    return EXIT_FINDINGS if since is None else EXIT_OK
 
 
 def _check_roots(paths: tuple[str, ...], *, prune: bool) -> None:

@@ -19,7 +19,7 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_OK, is_absent
 from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
-from voxtier.cli.options import SIZE, GivenPath, dsn_options, open_store
+from voxtier.cli.options import SIZE, GivenPath, dsn_options, open_store, say
 from voxtier.errors import ConfigError, MissingExtraError, VoxtierError
 from voxtier.system.home import home_if_any
 from voxtier.system.text import format_bytes, format_count, on_one_line
@@ -192,13 +192,18 @@ def _gateway(
     from voxtier.frames.gateway.gateway import Gateway
 
     home = home_if_any()
+    tokens = None if options["token_file"] is None else read_tokens(options["token_file"])
+    useless = sum(bool(named) and not set(named) & set(sources) for named in (tokens or {}).values())
+    if useless:
+        served = "no source that is served: name theirs with --source"
+        say(f"voxtier: --token-file: {format_count(useless, 'token')} of it open {served}", err=True)
     return Gateway(
         store,
         sources,
         host=options["host"],
         port=options["port"],
         roots=folders,
-        tokens=None if options["token_file"] is None else read_tokens(options["token_file"]),
+        tokens=tokens,
         cors_origins=options["cors_origins"],
         viewer=options["viewer"],
         workers=options["workers"],
@@ -332,17 +337,18 @@ class _IndexRun(threading.Thread):
         return None
 
     def _index(self) -> None:
-        from voxtier.frames.indexing.paths import iter_files
+        from voxtier.frames.indexing.paths import iter_files, without_absent
         from voxtier.frames.indexing.run import FileIndexer, index_files
         from voxtier.frames.indexing.search import fill_search_index
         from voxtier.frames.sources.address import is_address
         from voxtier.frames.store.search_index import Making, SearchIndex
 
+        absent: list[str] = []
         files = refused = 0
         threads = 32 if any(map(is_address, self._folders)) else 4
         for reports in index_files(
             FileIndexer(self._store, source=self._source, threads=threads),
-            iter_files(self._folders, extension=self._extension),
+            without_absent(iter_files(self._folders, extension=self._extension), self._folders, absent),
         ):
             files += len(reports)
             self._new += sum(report.status != "unchanged" for report in reports)
@@ -356,7 +362,9 @@ class _IndexRun(threading.Thread):
                     return
         counts = f"{format_count(files, 'file')}, {self._new:,} new, {refused:,} refused"
         click.echo(f"indexed: {counts} (see `voxtier frames errors`)", err=True)
-        if not files and self._extension is not None:
+        if absent:
+            say(f"voxtier: {', '.join(absent)}: there is no such object, and none below it", err=True)
+        elif not files and self._extension is not None:
             text = f"no name ends in {self._extension}; --all-files takes every file"
             click.echo(f"voxtier: {text}", err=True)
 

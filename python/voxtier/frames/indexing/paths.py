@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from voxtier._core import file_key, local_path
 from voxtier.arguments import as_several
 from voxtier.frames.sources.address import as_indexed, is_address
-from voxtier.frames.sources.listing import ListedObject, objects_named
+from voxtier.frames.sources.listing import ListedObject, file_is_gone, objects_named
 from voxtier.frames.sources.stores import load_obstore
 from voxtier.system.text import parse_share
 
@@ -84,6 +84,26 @@ def iter_files(
             continue
         for path in group:
             yield from _local(path, extension, since)
+
+
+def without_absent(files: Iterable[str], named: Iterable[str], absent: list[str]) -> Iterator[str]:
+    """Yield files, but none of those that were named of which their store says that there is no such object.
+
+    Parameters
+    ----------
+    files : iterable of str
+        Those of `iter_files`.
+    named : iterable of str
+        What it was given.
+    absent : list of str
+        Takes the others.
+    """
+    addresses = set(filter(is_address, named))
+    for path in files:
+        if path in addresses and not isinstance(path, ListedObject) and file_is_gone(path):
+            absent.append(path)
+        else:
+            yield path
 
 
 def _local(path: str, extension: str | None, since: datetime | None) -> Iterator[str]:

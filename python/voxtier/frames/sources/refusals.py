@@ -20,8 +20,11 @@ _EXPIRED = ("ExpiredToken", "RequestExpired", "TokenRefreshRequired", "InvalidTo
 _ELSEWHERE = "the bucket lies in another region: set AWS_REGION, or S3Config(region=...)"
 _REMEDIES = {
     400: "the store does not understand the request: check region, endpoint and path style (S3Config)",
-    401: "the store does not know who asks: check the credentials (AWS_ACCESS_KEY_ID, profile, role)",
-    403: "the credentials may not read it: grant them read and list, or ask anonymously where it is public",
+    401: "the store does not know who asks: check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, role)",
+    403: (
+        "the credentials may not read it, or none were found (AWS_ACCESS_KEY_ID, AWS_PROFILE, role): grant "
+        "them read and list, or ask anonymously where it is public"
+    ),
     404: "there is no such object: list the prefix again",
     416: "the object is shorter than it was: read its table again",
     429: "the store asks for fewer requests: try again later, or with fewer threads",

@@ -68,6 +68,16 @@ def grants(role: str, duty: Duty) -> list[str]:
     return statements
 
 
+def search_grants(role: str, *, may_fill: bool) -> list[str]:
+    """Return the statements that let a role search, or fill the search index too; the owner runs them."""
+    name = checked_identifier(role)
+    rights = "SELECT, INSERT, UPDATE, DELETE" if may_fill else "SELECT"
+    return [
+        f"GRANT USAGE ON SCHEMA voxtier_search TO {name};",
+        f"GRANT {rights} ON ALL TABLES IN SCHEMA voxtier_search TO {name};",
+    ]
+
+
 # Under its old name a policy may be of another role.
 _DROP_OLD_POLICY = """DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_policies WHERE schemaname = 'voxtier' AND tablename = '{table}'

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from voxtier.errors import ConfigError
 from voxtier.frames.store.adapters import Key, Keys
 from voxtier.frames.store.file_rows import BATCH
-from voxtier.frames.store.grants import checked_identifier
 from voxtier.frames.store.statements import SOURCE_ID
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
@@ -358,16 +357,6 @@ class SearchIndex:
 
         self.store.database.run(work)
         return self.is_complete(source)
-
-
-def search_grants(role: str, *, may_fill: bool) -> list[str]:
-    """Return the statements that let a role search, or fill the search index too; the owner runs them."""
-    name = checked_identifier(role)
-    rights = "SELECT, INSERT, UPDATE, DELETE" if may_fill else "SELECT"
-    return [
-        f"GRANT USAGE ON SCHEMA voxtier_search TO {name};",
-        f"GRANT {rights} ON ALL TABLES IN SCHEMA voxtier_search TO {name};",
-    ]
 
 
 def _schema() -> str:

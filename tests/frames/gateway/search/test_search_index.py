@@ -20,8 +20,8 @@ from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store import search_index
-from voxtier.frames.store.grants import grants
-from voxtier.frames.store.search_index import Making, SearchIndex, search_grants
+from voxtier.frames.store.grants import grants, search_grants
+from voxtier.frames.store.search_index import Making, SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 LEVELS = ["studies", "series", "instances", "studies/1.2.3.1/series", "studies/1.2.3.1/instances"]

@@ -213,8 +213,8 @@ def test_a_path_below_a_root_is_told_from_one_beside_it(tmp_path: Path) -> None:
 class Served:
     """A running `voxtier serve`."""
 
-    def __init__(self, process: subprocess.Popen[str], home: Path, files: Path) -> None:
-        self.process, self.home, self.files = process, home, files
+    def __init__(self, process: subprocess.Popen[str], home: Path, files: Path, said: list[str]) -> None:
+        self.process, self.home, self.files, self.said = process, home, files, said
         self.lines: list[dict[str, Any]] = [json.loads(process.stdout.readline())]
         self.root = self.lines[0]["dicomweb"].removesuffix("/dicomweb")
 
@@ -252,9 +252,11 @@ def served(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         command = [sys.executable, "-m", "voxtier", "serve", str(made / "link"), "--log-json"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, env=environment, **pipes) as running:
-            while "indexed: 2 files, 2 new, 0 refused" not in running.stderr.readline():
+            said = []
+            while not said or "indexed: 2 files, 2 new, 0 refused" not in said[-1]:
+                said.append(running.stderr.readline())
                 assert running.poll() is None
-            yield Served(running, made / "home", made / "images")
+            yield Served(running, made / "home", made / "images", said)
             if running.poll() is None:
                 running.kill()
         connection.execute("DROP DATABASE serve_command WITH (FORCE)")
@@ -372,3 +374,9 @@ def test_a_port_in_use_is_named(dsn: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"--port {gateway.port}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tokens_that_open_nothing_are_counted_at_the_start(served: Served) -> None:
+    [warning] = [line for line in served.said if "token" in line]
+    assert "1 token of it open no source that is served" in warning
+    assert "another-token-of-tests" not in warning

@@ -20,9 +20,9 @@ from voxtier.frames import Gateway, LakebaseUtils
 from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search
 from voxtier.frames.indexing.search import fill_search_index
-from voxtier.frames.store.grants import grants
+from voxtier.frames.store.grants import grants, search_grants
 from voxtier.frames.store.groups import GroupStore
-from voxtier.frames.store.search_index import SearchIndex, search_grants
+from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.store import FrameStore
 
 SOURCE = "main.pixels.catalog"

@@ -93,3 +93,35 @@ def test_a_profile_is_read_as_it_stands_or_named(tmp_path: Path, monkeypatch: py
         file.write_bytes(content)
         with pytest.raises(ConfigError, match="credentials"):
             config.credentials()
+
+
+def test_keys_of_a_profile_are_taken_where_the_environment_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As boto and the command line of AWS take them."""
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    environment = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+    assert S3Config().credentials() == environment
+    file.write_text(
+        "[default]\naws_access_key_id = d\naws_secret_access_key = ds\n"
+        "[lake]\naws_access_key_id = l\naws_secret_access_key = ls\naws_session_token = lt\n"
+        "[role]\nsource = x\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "lake")
+    assert S3Config().credentials() == environment
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    lake = {"aws_access_key_id": "l", "aws_secret_access_key": "ls", "aws_session_token": "lt"}
+    assert S3Config().credentials() == lake
+    assert make_client("s3://bucket", S3Config()).config["access_key_id"] == "l"
+    assert S3Config(anonymous=True).credentials() == S3Config(include_credentials=False).credentials() == {}
+    for other in ("role", "nobody"):  # what signs in another way, as by a role, is nobody's error here
+        monkeypatch.setenv("AWS_PROFILE", other)
+        assert S3Config().credentials() == {}
+    monkeypatch.delenv("AWS_PROFILE")
+    assert S3Config().credentials()["aws_access_key_id"] == "d"
+    file.write_text("[default]\naws_access_key_id = later\naws_secret_access_key = s\n")
+    assert S3Config().credentials()["aws_access_key_id"] == "later"
+    file.unlink()
+    assert S3Config().credentials() == {}
