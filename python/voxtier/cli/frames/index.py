@@ -170,7 +170,7 @@ def index(
 
 
 def _say_nothing_found(paths: tuple[str, ...], extension: str | None, since: datetime | None) -> int:
-    """Say that there was nothing to index; return the exit code: that nothing is newer is none of an error."""
+    """Say that there was nothing to index; return the exit code: that nothing is newer is no error."""
     time = "" if since is None else f" of {since:%Y-%m-%d %H:%M:%S %Z} or later"
     hint = "" if extension is None else f" whose name ends in {extension} (--all-files takes every file)"
     say(f"voxtier: {', '.join(paths)}: there is no file{time}{hint}", err=True)

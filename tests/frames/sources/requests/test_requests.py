@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from frames.dicom.sources import Store
 from frames.sources.conftest import Bucket
 from frames.sources.images import ct, slide, tile
+from support.object_proxy import Request
 from voxtier.frames import FileIndexer, FrameReader, read_frame, read_frames, read_table, read_tables
 from voxtier.frames.sources import stores
 from voxtier.frames.store.store import FrameStore
@@ -165,3 +168,17 @@ def test_the_first_read_grows_and_shrinks_with_the_headers_of_a_store(bucket: Bu
         for _ in range(64):
             cost.add_header(size)
         assert size <= cost.first_read <= most
+
+
+def test_as_many_objects_are_read_at_once_as_there_are_threads(bucket: Bucket) -> None:
+    addresses = [bucket.put(f"requests/many/{n}.dcm", ct(n, f"2.25.{n}")) for n in range(100)]
+    bucket.proxy.forget()
+    ends = time.monotonic() + 60
+
+    def answer_together(_: Request) -> None:
+        while bucket.proxy.most_in_flight < 90 and time.monotonic() < ends:
+            time.sleep(0.01)
+
+    bucket.proxy.fault = answer_together
+    assert all(result.table for result in read_tables(addresses, threads=100))
+    assert bucket.proxy.most_in_flight >= 90
