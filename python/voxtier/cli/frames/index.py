@@ -121,9 +121,8 @@ def index(
     files = iter_files(given_paths(walked), extension=wanted, since=since)
     files = without_absent(files, paths, absent)
     threads = reading_workers(workers, paths)
-    counts: Counter[str] = Counter()
     found = _Taken(files, keeps=prune)
-    frames = pruned = said = 0
+    pruned = 0
     started = time.monotonic()
     with open_store(dsn) as store:
         if search:
@@ -132,14 +131,9 @@ def index(
         progress = Progress("files", transient=True)
         try:
             with _count_in_background(progress, paths, wanted, share.shares if share else 1):
-                for reports in index_files(indexer, found, shard=share):
-                    counts.update(map(_status, reports))
-                    frames += sum(report.frames for report in reports)
-                    progress.advance(len(reports), _refused_note(counts))
-                    if as_json:
-                        click.echo("\n".join(json.dumps(_report_json(report)) for report in reports))
-                    else:
-                        said += _echo_refused(reports, _REFUSED_SHOWN - said)
+                counts, frames = _report_each(
+                    index_files(indexer, found, shard=share), progress, as_json=as_json
+                )
         except BrokenPipeError:
             discard_stdout()
             return EXIT_PARTIAL
@@ -167,6 +161,23 @@ def index(
         say(f"voxtier: {', '.join(absent)}: there is no such file, and none below it", err=True)
         return EXIT_USAGE
     return EXIT_PARTIAL if _count_refused(counts) else EXIT_OK
+
+
+def _report_each(
+    batches: Iterator[list[FileReport]], progress: Progress, *, as_json: bool
+) -> tuple[Counter[str], int]:
+    """Say what came of each file, as it comes; return how many there are of each status, and their frames."""
+    counts: Counter[str] = Counter()
+    frames = said = 0
+    for reports in batches:
+        counts.update(map(_status, reports))
+        frames += sum(report.frames for report in reports)
+        progress.advance(len(reports), _refused_note(counts))
+        if as_json:
+            click.echo("\n".join(json.dumps(_report_json(report)) for report in reports))
+        else:
+            said += _echo_refused(reports, _REFUSED_SHOWN - said)
+    return counts, frames
 
 
 def _say_nothing_found(paths: tuple[str, ...], extension: str | None, since: datetime | None) -> int:
