@@ -42,8 +42,15 @@ T = TypeVar("T")
 ATTEMPTS = 6
 """Tries of work that a transient failure stopped: about six seconds in all."""
 _log = logging.getLogger(__name__)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return not any(isinstance(each, Connection) for each in record.args or ())
+
+
 # The pool's own warnings name the connection; what matters of them reaches the caller as an exception.
 logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+logging.getLogger("psycopg.pool").addFilter(_is_of_others)
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 

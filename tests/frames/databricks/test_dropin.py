@@ -305,6 +305,47 @@ def test_connections_are_lent_and_queries_may_be_composed(lakebase: LakebaseUtil
     assert lakebase.execute_and_fetch_query(groups) == [(None,)]
 
 
+def latin(connection: Any) -> None:
+    connection.execute("SET client_encoding = 'LATIN1'")
+    connection.commit()
+
+
+def other_role(connection: Any) -> None:
+    connection.execute("SET ROLE pg_monitor")
+    connection.commit()
+
+
+def rows_as_dicts(connection: Any) -> None:
+    connection.row_factory = psycopg.rows.dict_row
+
+
+@pytest.mark.parametrize("change", [latin, other_role, rows_as_dicts])
+def test_what_a_caller_sets_on_a_lent_connection_ends_with_it(
+    dsn: str, template: str, tmp_path: Path, change: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "é"
+    folder.mkdir()
+    paths = write_files(folder, 1)
+    with LakebaseUtils(dsn=dsn, uc_table_name=TABLE, min_connections=1, max_connections=1) as lakebase:
+        lakebase.upsert_access_rule(None, "staff", path_prefix=f"{folder}/")
+        connection = lakebase.connection.getconn()
+        change(connection)
+        lakebase.connection.putconn(connection)
+        assert [rule["group_name"] for rule in lakebase.get_access_rules()] == ["staff"]
+        FileIndexer(lakebase.store, source=TABLE).index_batch(paths)
+        assert lakebase.rows("SELECT path, allowed_groups FROM voxtier.file", None) == [(paths[0], ["staff"])]
+    assert caplog.text == "", "that its session ends is no warning"
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_a_lent_connection_that_was_lost_is_taken_back(lakebase: LakebaseUtils, close: bool) -> None:
+    connection = lakebase.connection.getconn()
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()  # and its transaction goes on
+    lakebase.rows("SELECT pg_terminate_backend(%s, 60000)", row)
+    lakebase.connection.putconn(connection, close=close)
+    assert lakebase.rows("SELECT 1", None) == [(1,)]
+
+
 def test_paths_may_be_uris_of_local_files(lakebase: LakebaseUtils, tmp_path: Path) -> None:
     path = tmp_path / "a b.dcm"
     path.write_bytes(native(1, 3))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import Any
 
 from voxtier.errors import ConfigError
-from voxtier.postgres.connection import ISOLATION, Connection
+from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database
 
 
@@ -22,7 +21,7 @@ class LentConnections:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lock = threading.Lock()
+        # No lock: one operation on a dict is safe between threads, and a forked child would inherit it held.
         self._lent: dict[int, contextlib.AbstractContextManager[Connection]] = {}
 
     def getconn(self, key: Any = None) -> Connection:
@@ -30,40 +29,32 @@ class LentConnections:
         lent = self._database.connection()
         connection = lent.__enter__()
         connection.autocommit = False
-        with self._lock:
-            self._lent[id(connection)] = lent
+        self._lent[id(connection)] = lent
         return connection
 
     def putconn(self, conn: Connection, key: Any = None, close: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Take a connection back; what was not committed is rolled back.
+        """Take a connection back and end its session; what was not committed is rolled back.
+
+        Another caller gets a new one: what this one set on it, such as a role, an encoding or a row factory,
+        is nobody else's.
 
         Parameters
         ----------
         conn : psycopg.Connection
             From `getconn`.
-        key : object
+        key, close : object
             Not used.
-        close : bool
-            Close it instead of keeping it.
 
         Raises
         ------
         ConfigError
             It is not lent.
         """
-        with self._lock:
-            lent = self._lent.pop(id(conn), None)
+        lent = self._lent.pop(id(conn), None)
         if lent is None:
             raise ConfigError("this connection is not lent: give back each connection of getconn() once")
-        try:
-            if not close and not conn.closed:
-                conn.rollback()
-                conn.autocommit = True
-                conn.isolation_level = ISOLATION  # it may have been changed
-            else:
-                conn.close()
-        finally:
-            lent.__exit__(None, None, None)
+        conn.close()
+        lent.__exit__(None, None, None)
 
     def closeall(self) -> None:
         """Close the connections of the index; the next work opens them again."""
