@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -161,6 +163,13 @@ def lakebase(plane: ControlPlane, guarded: str) -> ControlPlane:
     return plane
 
 
+@pytest.fixture
+def lakebase_of_plane(plane: ControlPlane, dsn: str, template: str) -> Iterator[LakebaseUtils]:
+    """An index in a database of its own, whose groups are those of the control plane."""
+    with LakebaseUtils(uc_table_name=TABLE, dsn=dsn, host=plane.url, token=TOKEN) as utils:
+        yield utils
+
+
 def change_password(server: str, password: str) -> None:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"ALTER ROLE \"{ROLE}\" PASSWORD '{password}'")
@@ -226,6 +235,61 @@ def test_a_failed_refresh_leaves_live_connections_alone(
         assert store.sources() is not None
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_credential_is_asked_for_asks_itself(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.instances["pixels-lakebase"] = "/tmp"
+    given = DatabricksCredentials("pixels-lakebase", host=plane.url, token=TOKEN)
+    monkeypatch.setattr(credentials, "REUSE_FOR", -1.0)  # each call asks
+    given()
+    waits, may_go_on = threading.Event(), threading.Event()
+    answer = plane.answer
+
+    def answer_late(*question: Any) -> tuple[int, dict[str, Any]]:
+        if not waits.is_set():
+            waits.set()
+            may_go_on.wait(100)
+        return answer(*question)
+
+    monkeypatch.setattr(plane, "answer", answer_late)
+    asking = threading.Thread(target=given)
+    asking.start()
+    assert waits.wait(100)
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)  # ends a child that waits for the parent's thread
+            os._exit(given()["password"] != "first")
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    may_go_on.set()
+    asking.join(100)
+    asked = [each for each in plane.asked if each == "POST /api/2.0/database/credentials"]
+    assert len(asked) == 3
+
+
+def test_what_databricks_refuses_leaves_no_method_as_an_error_of_its_sdk(
+    plane: ControlPlane, lakebase_of_plane: LakebaseUtils, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utils = lakebase_of_plane
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "token", "expired")
+        with pytest.raises(BackendError, match=r"refuses access to the list of users: renew the workspace"):
+            utils.sync_user_groups_from_databricks()
+        with pytest.raises(BackendError, match=f"refuses access to the table '{TABLE}': renew the workspace"):
+            utils.sync_uc_row_filters()
+    monkeypatch.setattr(credentials, "_RETRIES_WITHIN", 1)
+    plane.broken = 500
+    for method in (utils.sync_user_groups_from_databricks, utils.sync_uc_row_filters):
+        with pytest.raises(BackendError, match="does not answer about the"):
+            method()
+    plane.broken = 404
+    with pytest.raises(NotFoundError, match=f"knows no table '{TABLE}'"):
+        utils.sync_uc_row_filters()
+
+
 def test_ranges_groups_and_row_filters_over_databricks(
     lakebase: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +349,9 @@ def test_instances_projects_and_branches_are_found_or_named(lakebase: ControlPla
     assert made["host"] == lakebase.postgres
     with pytest.raises(BackendError, match="renew the workspace token"):
         DatabricksCredentials("slides", host=lakebase.url, token="expired")()
+    lakebase.instances["asleep"] = ""
+    with pytest.raises(BackendError, match="'asleep' has no address: start it"):
+        DatabricksCredentials("asleep", host=lakebase.url, token=TOKEN)()
     with pytest.raises(NotFoundError), LakebaseUtils("nothing", host=lakebase.url, token=TOKEN) as utils:
         utils.execute_query("SELECT 1")
 

@@ -9,13 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, MissingExtraError, NotFoundError, VoxtierError
+from voxtier.system.fork import abandon, after_fork_in_child
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 REUSE_FOR = 60.0  # seconds for which new connections share one credential
 _RETRIES_WITHIN = 20  # seconds for which the SDK repeats a failing request, as a pool waits for 30
@@ -65,6 +67,7 @@ class DatabricksCredentials:
         create: dict[str, Any] | None = None,
     ) -> None:
         self.instance_name = instance_name
+        self._what = f"Lakebase instance {instance_name!r}"
         self._host, self._token = host, token
         self._user, self._database = user, database
         self._branch, self._create = branch_name, create
@@ -72,6 +75,7 @@ class DatabricksCredentials:
         self._place: dict[str, str] | None = None
         self._ask: Callable[[], tuple[str | None, float | None]] | None = None
         self._last: _Token | None = None
+        after_fork_in_child(self._forget_after_fork)
 
     def __call__(self) -> dict[str, str]:
         """Return ``host``, ``dbname``, ``user``, ``password`` and ``sslmode``.
@@ -83,18 +87,20 @@ class DatabricksCredentials:
         NotFoundError
             Databricks has no such instance.
         """
-        with self._lock:
-            if self._place is None:
-                self._place = self._call(self._find)
+        with self._lock:  # who comes while another asks gets what that one gets
             token = self._last
             if token is None or time.time() - token.asked_at > REUSE_FOR or token.expires_at <= time.time():
                 token = self._renew(token)
+            assert self._place is not None
             return {**self._place, "password": token.value, "sslmode": "require"}
 
     def _renew(self, last: _Token | None) -> _Token:
         asked_at = time.time()
         try:
-            value, expires_at = self._call(self._ask or (lambda: (None, None)))
+            if self._ask is None or self._place is None:
+                self._place = _call(self._find, self._what)
+            assert self._ask is not None
+            value, expires_at = _call(self._ask, self._what)
             if not value:
                 raise BackendError(f"Databricks gave no credential for {self.instance_name}")
         except VoxtierError:
@@ -105,24 +111,11 @@ class DatabricksCredentials:
         self._last = _Token(value, asked_at, expires_at or asked_at + 3600)
         return self._last
 
-    def _call(self, ask: Callable[[], Any]) -> Any:
-        from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
-        from databricks.sdk.errors.base import DatabricksError
-
-        try:
-            return ask()
-        except NotFound as error:
-            raise NotFoundError(f"Databricks knows no Lakebase instance {self.instance_name!r}") from error
-        except (Unauthenticated, PermissionDenied) as error:
-            raise BackendError(
-                f"Databricks refuses access to {self.instance_name!r}: renew the workspace token "
-                "(DATABRICKS_TOKEN) or ask for the right to use the instance"
-            ) from error
-        except (DatabricksError, OSError, TimeoutError) as error:
-            raise BackendError(
-                f"Databricks does not answer about {self.instance_name!r} ({type(error).__name__}): "
-                "check DATABRICKS_HOST and the network"
-            ) from error
+    def _forget_after_fork(self) -> None:
+        # A thread of the parent may hold the lock, and requests of both would go through one connection.
+        self._lock = threading.Lock()
+        abandon(self._ask)
+        self._ask = None
 
     def _find(self) -> dict[str, str]:
         from databricks.sdk.errors import NotFound
@@ -218,31 +211,83 @@ def open_client(host: str | None, token: str | None) -> WorkspaceClient:
         ) from error
 
 
-def workspace_groups(client: WorkspaceClient) -> dict[str, list[str]]:
-    """Return the groups of every user of a workspace, by user name."""
-    return {
-        user.user_name: sorted(group.display for group in user.groups or [] if group.display)
-        for user in client.users.list(attributes="id,userName,groups")
-        if user.user_name
-    }
+def _call(ask: Callable[[], T], what: str) -> T:
+    """Return what Databricks answers to a question about a thing, or raise an error that names it."""
+    try:
+        from databricks.sdk.errors import NotFound, PermissionDenied, Unauthenticated
+    except ImportError as error:
+        raise MissingExtraError("databricks-sdk", "databricks") from error
+    try:
+        return ask()
+    except NotFound as error:
+        raise NotFoundError(f"Databricks knows no {what}") from error
+    except (Unauthenticated, PermissionDenied) as error:
+        raise BackendError(
+            f"Databricks refuses access to the {what}: renew the workspace token (DATABRICKS_TOKEN) or ask "
+            "for the right to use it"
+        ) from error
+    except VoxtierError:
+        raise
+    except OSError as error:  # those of the SDK are, too
+        raise BackendError(
+            f"Databricks does not answer about the {what} ({type(error).__name__}): check DATABRICKS_HOST "
+            "and the network"
+        ) from error
 
 
-def row_filter_groups(client: WorkspaceClient, table: str) -> list[str] | None:
+def workspace_groups(host: str | None, token: str | None) -> dict[str, list[str]]:
+    """Return the groups of every user of a workspace, by user name.
+
+    Raises
+    ------
+    BackendError
+        Databricks refuses, or does not answer.
+    """
+
+    def ask() -> dict[str, list[str]]:
+        return {
+            user.user_name: sorted(group.display for group in user.groups or [] if group.display)
+            for user in open_client(host, token).users.list(attributes="id,userName,groups")
+            if user.user_name
+        }
+
+    return _call(ask, "list of users")
+
+
+def row_filter_groups(host: str | None, token: str | None, table: str) -> list[str] | None:
     """Return the groups that pass the row filter of a table in Unity Catalog; None when it has no filter.
+
+    Parameters
+    ----------
+    host, token : str or None
+        Databricks workspace and access token.
+    table : str
+        ``catalog.schema.table``.
+
+    Returns
+    -------
+    list of str or None
+        Names of groups.
 
     Raises
     ------
     ConfigError
         The filter tests more than membership in groups.
+    NotFoundError
+        Databricks has no such table, or not the function of its filter.
+    BackendError
+        Databricks refuses, or does not answer.
     """
-    row_filter = client.tables.get(table).row_filter
+    client = _call(lambda: open_client(host, token), "workspace")
+    row_filter = _call(lambda: client.tables.get(table).row_filter, f"table {table!r}")
     if row_filter is None:
         return None
-    body = client.functions.get(row_filter.function_name).routine_definition or ""
-    groups = list(_members(body))
+    name = row_filter.function_name
+    body = _call(lambda: client.functions.get(name).routine_definition, f"row filter {name!r} of {table}")
+    groups = list(_members(body or ""))
     if not groups:
         raise ConfigError(
-            f"the row filter {row_filter.function_name} of {table} is not a plain question of membership "
+            f"the row filter {name} of {table} is not a plain question of membership "
             "(is_account_group_member('a') OR ...): set the groups with upsert_access_rule"
         )
     return groups

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_prefix, check_text
-from voxtier.frames.databricks.lakebase.credentials import open_client, row_filter_groups, workspace_groups
+from voxtier.frames.databricks.lakebase.credentials import row_filter_groups, workspace_groups
 from voxtier.frames.databricks.table_names import parse_uc_table_name
 from voxtier.frames.store.groups import is_group_name
 from voxtier.frames.store.statements import lock_groups
@@ -50,8 +50,10 @@ class GroupMethods(Backend):
         ------
         ConfigError
             The workspace lists no user, as for a token without that right; nothing is changed.
+        BackendError
+            Databricks refuses, or does not answer; nothing is changed.
         """
-        users = workspace_groups(open_client(self.host, self.token))
+        users = workspace_groups(self.host, self.token)
         if not users:
             raise ConfigError("the workspace lists no users: use a token with the right to list them")
         self.count(statements.SYNC_USER_GROUPS, {"users": json.dumps(users)})
@@ -158,8 +160,10 @@ class GroupMethods(Backend):
         ConfigError
             The row filter tests more than membership in groups, or what the client returns are no rows.
             Nothing is changed.
+        NotFoundError
+            Unity Catalog has no such table, or not the function of its row filter. Nothing is changed.
         BackendError
-            The warehouse refuses a condition. Nothing is changed.
+            The warehouse refuses a condition; Databricks refuses, or does not answer. Nothing is changed.
         """
         source = self.source(uc_table_name)
         if sql_client is not None:
@@ -179,7 +183,7 @@ class GroupMethods(Backend):
                 return _apply(connection, source, "")
 
             return self.run(work)
-        groups = row_filter_groups(open_client(self.host, self.token), source)
+        groups = row_filter_groups(self.host, self.token, source)
 
         def replace(connection: Connection) -> None:
             add_source(connection, source, sets_groups=True)
