@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import random
-import select
+import selectors
 import threading
 import time
 import weakref
@@ -409,9 +409,10 @@ class Database:
     def _explain_empty_pool(self) -> str:
         """Return why the pool has no connection to lend; the pool itself does not keep the reason."""
         try:
-            with contextlib.closing(self._connect()) as connection:
+            with contextlib.closing(self._connect()) as connection, selectors.DefaultSelector() as answers:
                 connection.pgconn.send_query(b"SELECT 1")
-                if not select.select([connection.fileno()], [], [], 2.0)[0]:
+                answers.register(connection.fileno(), selectors.EVENT_READ)
+                if not answers.select(2.0):
                     return "it connects, but runs no statement: is a pooler before it out of sessions?"
                 connection.pgconn.get_result()
         except psycopg.Error as error:

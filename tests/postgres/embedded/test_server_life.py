@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,6 +17,7 @@ import pytest
 
 from postgres.servers import answer, eventually, leave, lock_is_free, server_pid, start_user, user
 from voxtier.errors import BackendError, ConfigError
+from voxtier.postgres.database import Database
 from voxtier.postgres.embedded import EmbeddedServer
 from voxtier.postgres.embedded import server as server_module
 from voxtier.postgres.embedded.programs import find_account, find_programs
@@ -119,6 +123,30 @@ def test_processes_that_come_and_leave_at_once_find_a_server(home: Path) -> None
     processes = [subprocess.Popen(command) for _ in range(4)]
     assert [process.wait(250) for process in processes] == [0] * 4
     assert lock_is_free(home)
+
+
+@pytest.fixture
+def many_open_files() -> Iterator[None]:
+    """More descriptors than `select` of the C library has numbers for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    with contextlib.ExitStack() as files:
+        for _ in range(1100):
+            files.enter_context(open(os.devnull))
+        yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_open_files")
+def test_a_process_with_many_open_files_starts_it_and_is_told_why_it_waits(home: Path) -> None:
+    database = Database(home=home, max_size=1, timeout=0.2)
+    try:
+        with database.connection() as connection:
+            assert connection.fileno() > 1024
+            with pytest.raises(BackendError, match=r"within 0\.2 s: all 1 are in use"):
+                database.start()
+    finally:
+        database.close()
 
 
 def test_a_kept_server_outlives_its_users_until_it_is_stopped(home: Path) -> None:

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import mmap
 import os
-import select
 import shutil
 import subprocess
 import sys
@@ -99,14 +98,14 @@ def start_server(folder: Path, server_lock: int) -> None:
             start_new_session=True,
         )
     with keeping as start:
-        assert start.stdout is not None
-        answered, _, _ = select.select([start.stdout], [], [], START_WITHIN)
-        if not answered:
+        try:
+            answer, _ = start.communicate(timeout=START_WITHIN)
+        except subprocess.TimeoutExpired:
             raise BackendError(
                 f"the server of {folder} is not ready after {START_WITHIN:.0f} s, perhaps because it replays "
                 f"its log: try again later; see {folder}/server.log"
-            )
-        if start.stdout.readline() != b"ready\n":
+            ) from None
+        if answer != b"ready\n":
             cause = explain_failure(folder) or f"see {folder}/server.log"
             raise BackendError(f"the server of {folder} did not start: {cause}")
 
