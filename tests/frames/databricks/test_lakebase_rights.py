@@ -49,6 +49,19 @@ def test_groups_of_the_user_decide_even_for_the_owner(lakebase: LakebaseUtils, f
         lakebase.retrieve_frame_range(path, 0, user_groups="radiology")
 
 
+def test_a_file_that_is_indexed_and_claimed_counts_once(lakebase: LakebaseUtils, tmp_path: Path) -> None:
+    both, indexed = write_files(tmp_path, 2)
+    for path in (both, "/claimed.dcm"):
+        lakebase.insert_frame_range(path, 0, 0, 9, 0)
+    FileIndexer(lakebase.store, source=TABLE).index_batch([both, indexed])
+    assert lakebase.upsert_access_rule(TABLE, "staff") == 3
+    assert lakebase.upsert_access_rule(TABLE, "staff") == 0
+    assert lakebase.reset_allowed_groups() == 3
+    for table, count in (("file", 2), ("claim", 2)):
+        groups = f"SELECT count(*) FROM voxtier.{table} WHERE allowed_groups IS NULL"
+        assert lakebase.rows(groups, None) == [(count,)]
+
+
 def test_rules_hold_for_files_indexed_later(lakebase: LakebaseUtils, tmp_path: Path) -> None:
     early = write_files(tmp_path / "trial", 2)
     indexer = FileIndexer(lakebase.store, source=TABLE)

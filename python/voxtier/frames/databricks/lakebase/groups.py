@@ -233,8 +233,8 @@ def _ask(client: SqlClient, table: str, group: str, condition: str) -> list[str]
 
 
 def _apply(connection: Connection, source: str, prefix: str) -> int:
-    changed = 0
-    for statement in statements.APPLY_RULES:
-        cursor = connection.execute(statement.encode(), {"source": source, "prefix": prefix})
-        changed += max(cursor.rowcount, 0)
+    """Write the groups that the rules in force give to files; return the number of files changed."""
+    changed: int
+    parameters = {"source": source, "prefix": prefix}
+    [(changed,)] = connection.execute(statements.APPLY_RULES.encode(), parameters).fetchall()
     return changed

@@ -144,12 +144,15 @@ FROM voxtier.access_rule WHERE source_id = {SOURCE_ID} ORDER BY rule_id
 """
 SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {SOURCE_ID}"
 DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {SOURCE_ID}"
-APPLY_RULES = tuple(
-    f"""
-UPDATE voxtier.{table} AS f
+_APPLIED = f"""
+UPDATE voxtier.{{table}} AS f
 SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
 WHERE f.source_id = {SOURCE_ID} AND starts_with(f.path, %(prefix)s)
     AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
+RETURNING f.key
 """
-    for table in ("file", "claim")
-)
+# Returns the number of files; one that is indexed and claimed has two rows.
+APPLY_RULES = f"""
+WITH files AS ({_APPLIED.format(table="file")}), claims AS ({_APPLIED.format(table="claim")})
+SELECT count(*) FROM (SELECT key FROM files UNION SELECT key FROM claims) AS changed
+"""
