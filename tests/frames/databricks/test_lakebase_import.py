@@ -215,6 +215,25 @@ def test_an_odd_row_is_counted_and_the_rest_is_imported(
     assert lakebase.store.sources() == [TABLE]
 
 
+def test_each_report_keeps_its_numbers_and_each_source_its_indexer(
+    lakebase: LakebaseUtils, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    init = FileIndexer.__init__
+
+    def noted(indexer: FileIndexer, *arguments: Any, **named: Any) -> None:
+        made.append(named["source"])
+        init(indexer, *arguments, **named)
+
+    monkeypatch.setattr(FileIndexer, "__init__", noted)
+    files = [(f"/gone/{number}.dcm", name) for number in range(3) for name in (TABLE, "a.b.c")]
+    import_table(lakebase, *({"filename": path, "uc_table_name": name} for path, name in files))
+    assert sorted(made) == ["a.b.c", TABLE]
+    reports = list(import_dicom_frames(lakebase, "pixels.dicom_frames", batch_size=1))
+    assert reports == [ImportReport(files=files, unverified=files) for files in range(1, 7)]
+    assert len(made) == 4
+
+
 def test_times_that_python_does_not_know_are_left_out(lakebase: LakebaseUtils) -> None:
     odd = {"inserted_at": "infinity", "last_used_at": "4713-01-01 BC"}
     report = import_table(lakebase, {"filename": "/gone/a.dcm"} | odd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -145,7 +145,7 @@ def import_dicom_frames(
     Yields
     ------
     ImportReport
-        The numbers so far, once a batch is in the index.
+        The numbers so far, once a batch is in the index; each report is one of its own.
 
     Raises
     ------
@@ -163,6 +163,7 @@ def import_dicom_frames(
         )
     total = ImportReport(files=nameless, refused=nameless)
     restricted: dict[bytes, frozenset[str]] = {}
+    indexers: dict[str, FileIndexer] = {}
     after: _Row | None = None
     while page := _page(database, query, after, default_source, batch_size):
         by_source: dict[str, list[_Row]] = {}
@@ -174,11 +175,13 @@ def import_dicom_frames(
             else:
                 by_source.setdefault(index.source(name), []).append(row)
         for source, rows in sorted(by_source.items()):
-            _import_rows(index, source, rows, threads, total, restricted)
+            if source not in indexers:
+                indexers[source] = FileIndexer(index.store, source=source, threads=threads)
+            _import_rows(index, indexers[source], rows, total, restricted)
         after = page[-1]
-        yield total
+        yield replace(total)
     if not total.files:
-        yield total
+        yield replace(total)
 
 
 def _queries(database: Database, table: str, default_source: str | None) -> list[str]:
@@ -219,27 +222,26 @@ def _page(
 
 def _import_rows(
     index: FrameMethods,
-    source: str,
+    indexer: FileIndexer,
     rows: list[_Row],
-    threads: int,
     total: ImportReport,
     restricted: dict[bytes, frozenset[str]],
 ) -> None:
+    source = indexer.source
     total.files += len(rows)
+    named = [(absolute(row.filename), row) for row in rows]
     # Of two rows that name one file, such as with ``dbfs:`` and without, the later one is imported.
-    named = {absolute(row.filename): row for row in rows}
-    by_path = {path: row for path, row in named.items() if path_fault(path) is None}
+    by_path = {path: row for path, row in dict(named).items() if path_fault(path) is None}
     total.refused += len(rows) - len(by_path)
-    paths, good = list(by_path), list(by_path.values())
+    paths = list(by_path)
     # Before anything of them is in the index, so that no file is open to others for a moment.
-    restrict(index.store, source, _groups_of(source, rows, restricted))
-    indexer = FileIndexer(index.store, source=source, threads=threads)
+    restrict(index.store, source, _groups_of(source, named, restricted))
     unreadable = {
         report.path for report in indexer.index_batch(paths) if report.error_kind in ENVIRONMENT_KINDS
     }
     tables = dict(zip(paths, index.store.get_many(source, paths), strict=True))
-    imported = []
-    for row, path in zip(good, paths, strict=True):
+    imported = {}
+    for path, row in by_path.items():
         read = tables[path]
         if isinstance(read, FrameTable):
             total.verified += 1
@@ -250,31 +252,30 @@ def _import_rows(
         else:
             total.refused += 1
             continue
-        imported.append(row)
+        imported[path] = row
     if imported:
         index.run(lambda connection: _copy_statistics(connection, source, imported))
 
 
 def _groups_of(
-    source: str, rows: list[_Row], restricted: dict[bytes, frozenset[str]]
+    source: str, named: list[tuple[str, _Row]], restricted: dict[bytes, frozenset[str]]
 ) -> dict[str, list[str]]:
     """Return the groups of files that any row restricts: those that all such rows of the file name.
 
     `restricted` are those of the pages before: another spelling of a file comes with any page.
     """
     groups: dict[str, list[str]] = {}
-    for row in rows:
-        path = absolute(row.filename)
+    for path, row in named:
         for names in filter(None, row.groups):
             key = file_key(source, path)
-            named = frozenset(name for name in names if name)
-            restricted[key] = restricted.get(key, named) & named
+            allowed = frozenset(name for name in names if name)
+            restricted[key] = restricted.get(key, allowed) & allowed
             groups[path] = sorted(restricted[key])
     return groups
 
 
-def _copy_statistics(connection: Connection, source: str, rows: list[_Row]) -> None:
-    keys = keys_of(source, [absolute(row.filename) for row in rows])
+def _copy_statistics(connection: Connection, source: str, by_path: dict[str, _Row]) -> None:
+    keys, rows = keys_of(source, by_path), by_path.values()
     used = [row.last_used_at for row in rows]
     stats = {"keys": keys, "used": used, "counts": [max(row.access_count, 0) for row in rows]}
     connection.execute(_COPY_STATS.encode(), stats)
