@@ -176,23 +176,28 @@ def test_an_indexed_file_hides_what_was_inserted_for_it(lakebase: LakebaseUtils,
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("changes", "named"),
     [
-        {"frame_number": -1, "start_pos": 0, "end_pos": 1, "pixel_data_pos": 0},
-        {"frame_number": 0, "start_pos": 10, "end_pos": 8, "pixel_data_pos": 0},
-        {"frame_number": 0, "start_pos": -1, "end_pos": 8, "pixel_data_pos": 0},
-        {"frame_number": 0, "start_pos": 0, "end_pos": 2**63, "pixel_data_pos": 0},
-        {"frame_number": 0, "start_pos": 0.5, "end_pos": 2, "pixel_data_pos": 0},
-        {"frame_number": 2**31, "start_pos": 0, "end_pos": 2, "pixel_data_pos": 0},
-        {"start_pos": 0, "end_pos": 2, "pixel_data_pos": 0},
+        ({"frame_number": -1}, "frame_number must .* got -1"),
+        ({"frame_number": 2**31}, "frame_number must .* got 2147483648"),
+        ({"frame_number": None}, "frame_number must .* got None"),
+        ({"start_pos": 10, "end_pos": 8}, r"start_pos 10 and end_pos 8: use start_pos <= end_pos \+ 1"),
+        ({"start_pos": -1}, "start_pos must .* got -1"),
+        ({"start_pos": 0.5}, r"start_pos must .* got 0\.5"),
+        ({"start_pos": True}, "start_pos must .* got True"),
+        ({"end_pos": 2**63 - 1}, "end_pos must .* got 9223372036854775807"),
+        ({"end_pos": -2}, "end_pos must .* got -2"),
+        ({"pixel_data_pos": -1}, "pixel_data_pos must .* got -1"),
+        ({"pixel_data_pos": "x"}, "pixel_data_pos must .* got 'x'"),
+        ({"pixel_data_pos": 2**63}, "pixel_data_pos must .* got 9223372036854775808"),
     ],
 )
 def test_a_batch_with_an_impossible_range_is_refused_as_a_whole(
-    lakebase: LakebaseUtils, row: dict[str, Any]
+    lakebase: LakebaseUtils, changes: dict[str, Any], named: str
 ) -> None:
     good = {"frame_number": 0, "start_pos": 0, "end_pos": 7, "pixel_data_pos": 0}
-    with pytest.raises(ConfigError, match=r"frame_ranges\[1\]"):
-        lakebase.insert_frame_ranges("x.dcm", [good, row])
+    with pytest.raises(ConfigError, match=rf"^frame_ranges\[1\]: {named}"):
+        lakebase.insert_frame_ranges("x.dcm", [good, good | changes])
     assert lakebase.retrieve_all_frame_ranges("x.dcm") is None
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from voxtier.frames.dicom.table import Verify
     from voxtier.frames.indexing.run import FileIndexer, FileReport
+    from voxtier.frames.store.store import FrameStore
     from voxtier.postgres.connection_string import Prepare
 
 Status = Mapping[str, str | int]
@@ -287,7 +288,7 @@ def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
         return _indexers[key]
 
 
-def open_store(destination: Destination) -> Any:
+def open_store(destination: Destination) -> FrameStore:
     """Open the frame index of a destination.
 
     A worker has the environment of the moment when Spark began, which may name another database: the

@@ -247,7 +247,7 @@ def _check_type(value: object, what: str) -> str:
 
 
 def check_limit(limit: object) -> int:
-    """Return a number of rows, at least 0 and what a bigint holds, or raise ConfigError."""
+    """Return a number of rows, at least 0 and at most 2**31 - 1, or raise ConfigError."""
     return min(max(whole_number("limit", limit), 0), 2**31 - 1)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from voxtier.arguments import whole_number
 from voxtier.errors import ConfigError
 from voxtier.frames.databricks.lakebase import statements
 from voxtier.frames.databricks.lakebase.backend import (
@@ -191,30 +191,17 @@ def claim_parameters(
 
 def check_ranges(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int, int | None]]:
     """Return frame, start_pos, end_pos and pixel_data_pos of good rows, or raise ConfigError."""
-    return [_check_row(row, number) for number, row in enumerate(rows)]
+    return [_check_row(row, f"frame_ranges[{number}]") for number, row in enumerate(rows)]
 
 
-def _check_row(row: Mapping[str, Any], number: int) -> tuple[int, int, int, int | None]:
+def _check_row(row: Mapping[str, Any], what: str) -> tuple[int, int, int, int | None]:
     if not isinstance(row, Mapping):
-        raise ConfigError(f"frame_ranges[{number}] is {type(row).__name__}: give a mapping")
-    pixels = row.get("pixel_data_pos")
-    try:
-        frame, start, end = (_whole(row.get(name)) for name in ("frame_number", "start_pos", "end_pos"))
-        pixels = None if pixels is None else _whole(pixels)
-    except TypeError:
-        raise ConfigError(
-            f"frame_ranges[{number}]: frame_number, start_pos and end_pos must be whole numbers"
-        ) from None
-    if not (0 <= frame < 2**31 and 0 <= start <= end + 1 <= _LARGEST and 0 <= (pixels or 0) <= _LARGEST):
-        raise ConfigError(
-            f"frame_ranges[{number}]: frame {frame}, [{start}, {end}]: use frames from 0 on, "
-            "and start_pos <= end_pos + 1"
-        )
+        raise ConfigError(f"{what} is {type(row).__name__}: give a mapping")
+    frame = whole_number(f"{what}: frame_number", row.get("frame_number"), 0, 2**31 - 1)
+    start = whole_number(f"{what}: start_pos", row.get("start_pos"), 0, _LARGEST)
+    end = whole_number(f"{what}: end_pos", row.get("end_pos"), -1, _LARGEST - 1)
+    if start > end + 1:
+        raise ConfigError(f"{what}: start_pos {start} and end_pos {end}: use start_pos <= end_pos + 1")
+    if (pixels := row.get("pixel_data_pos")) is not None:
+        pixels = whole_number(f"{what}: pixel_data_pos", pixels, 0, _LARGEST)
     return frame, start, end, pixels
-
-
-def _whole(value: Any) -> int:
-    """Return a whole number, also one of NumPy; raises TypeError for anything else, True too."""
-    if isinstance(value, bool):
-        raise TypeError
-    return operator.index(value)
