@@ -159,13 +159,7 @@ class Database:
         BackendError
             No connection could be obtained; the message says why and what to do.
         """
-        pool = self._pool or self._open()
-        try:
-            connection = pool.getconn()
-        except psycopg_pool.PoolTimeout as error:
-            raise BackendError(
-                f"no connection to {self.describe()} within {pool.timeout:g} s: {self._explain_empty_pool()}"
-            ) from error
+        pool, connection = self._obtain()
         connection.allow_preparing(allowed=self._prepare == "auto")
         try:
             yield connection
@@ -283,6 +277,20 @@ class Database:
                 connection.execute(statement)
         except psycopg.Error as error:
             raise self._translate(error) from error
+
+    def _obtain(self) -> tuple[psycopg_pool.ConnectionPool[Connection], Connection]:
+        """Return a connection and the pool that takes it back."""
+        while True:
+            pool = self._pool or self._open()
+            try:
+                return pool, pool.getconn()
+            except psycopg_pool.PoolClosed:
+                continue  # another thread dropped it meanwhile: see `reset`
+            except psycopg_pool.PoolTimeout as error:
+                raise BackendError(
+                    f"no connection to {self.describe()} within {pool.timeout:g} s: "
+                    f"{self._explain_empty_pool()}"
+                ) from error
 
     def _open(self) -> psycopg_pool.ConnectionPool[Connection]:
         opening = self._opening

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,32 @@ def test_waiting_too_long_for_a_connection_is_a_backend_error(dsn: str) -> None:
         database._pool.timeout = 0.2
         with pytest.raises(BackendError, match=r"no connection .* within 0\.2 s: all 1 are"):
             database.run(lambda connection: connection.execute("SELECT 1"))
+    database.close()
+
+
+@pytest.mark.parametrize("drop", [Database.reset, Database.close])
+def test_who_waits_for_a_connection_gets_one_of_the_pool_that_follows(
+    dsn: str, drop: Callable[[Database], None]
+) -> None:
+    database = Database(dsn, max_size=1, timeout=100)
+
+    def lend(how: Callable[[], contextlib.AbstractContextManager[psycopg.Connection]]) -> object:
+        with how() as connection:
+            return connection.execute("SELECT 42").fetchone()
+
+    with ThreadPoolExecutor(3) as threads:
+        with database.connection():
+            pool = database._pool
+            assert pool is not None
+            lent = [threads.submit(lend, how) for how in (database.connection, database.stream)]
+            started = threads.submit(database.start)
+            deadline = time.monotonic() + 60
+            while pool.get_stats()["requests_waiting"] < 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            drop(database)
+        assert [each.result() for each in lent] == [(42,), (42,)]
+        started.result()
     database.close()
 
 
