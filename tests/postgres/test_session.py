@@ -229,5 +229,5 @@ def test_times_and_literals_are_read_whatever_a_role_sets(set_up: Callable[..., 
 
 
 def test_a_connection_that_is_lost_without_a_word_is_told_by_its_class() -> None:
-    told = explain(psycopg.OperationalError(), None, is_embedded=False)
+    told = explain(psycopg.OperationalError(), None, 0.0, is_embedded=False)
     assert told == "OperationalError; check the server, --dsn, VOXTIER_DSN"

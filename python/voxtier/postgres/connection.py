@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,3 +122,12 @@ class _BinaryLoader(TimestamptzBinaryLoader):
 ADAPTERS = AdaptersMap(psycopg.adapters)
 ADAPTERS.register_loader("timestamptz", _TextLoader)
 ADAPTERS.register_loader("timestamptz", _BinaryLoader)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return not any(isinstance(each, Connection) for each in record.args or ())
+
+
+# The pool's own warnings name the connection; what matters of them reaches the caller as an exception.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+logging.getLogger("psycopg.pool").addFilter(_is_of_others)

@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 import random
-import selectors
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, LiteralString, TypeVar
 
@@ -31,9 +31,8 @@ try:
     import psycopg_pool
     from psycopg import sql
 
-    from voxtier.postgres import connection_string
+    from voxtier.postgres import connection_string, refusals
     from voxtier.postgres.connection import ADAPTERS, Connection, configure, is_pooler_sign
-    from voxtier.postgres.refusals import ask_circumstances, explain, is_transient, remedy_of
 except ImportError as error:
     raise MissingExtraError("psycopg", "frames") from error
 
@@ -42,15 +41,6 @@ T = TypeVar("T")
 ATTEMPTS = 6
 """Tries of work that a transient failure stopped: about six seconds in all."""
 _log = logging.getLogger(__name__)
-
-
-def _is_of_others(record: logging.LogRecord) -> bool:
-    return not any(isinstance(each, Connection) for each in record.args or ())
-
-
-# The pool's own warnings name the connection; what matters of them reaches the caller as an exception.
-logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
-logging.getLogger("psycopg.pool").addFilter(_is_of_others)
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
@@ -181,11 +171,12 @@ class Database:
         BackendError, ConfigError
             See `run`.
         """
+        begun = time.time()
         try:
             with self.connection() as connection:
                 yield connection
         except psycopg.Error as error:
-            raise self._translate(error) from error
+            raise self._translate(error, begun) from error
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do idempotent work on a connection; repeat it when a transient failure stopped it.
@@ -201,15 +192,15 @@ class Database:
         ConfigError
             The database role lacks a privilege.
         """
-        has_moved = False
+        has_moved, begun = False, time.time()
         for attempt in range(1, ATTEMPTS + 1):
             pool = self._pool
             try:
                 with self.connection() as connection:
                     return work(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if attempt == ATTEMPTS or not is_transient(error):
-                    raise self._translate(error) from error
+                if attempt == ATTEMPTS or not refusals.is_transient(error):
+                    raise self._translate(error, begun) from error
                 _log.info(
                     "attempt %d of %d failed (%s), trying again",
                     attempt,
@@ -218,7 +209,7 @@ class Database:
                 )
             except psycopg.errors.ReadOnlySqlTransaction as error:
                 if has_moved or attempt == ATTEMPTS or not self._writes_anew():
-                    raise self._translate(error) from error
+                    raise self._translate(error, begun) from error
                 has_moved = True
                 if self._pool is pool:  # else another thread has dropped it
                     _log.info("the server has become read-only: its connections are left for another's")
@@ -226,7 +217,7 @@ class Database:
                 continue
             except psycopg.Error as error:
                 if attempt == ATTEMPTS or not is_pooler_sign(error):
-                    raise self._translate(error) from error
+                    raise self._translate(error, begun) from error
                 self._stop_preparing()
                 continue
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
@@ -269,6 +260,7 @@ class Database:
         """
         if self.is_embedded and self.is_new:
             self.start()
+        begun = time.time()
         try:
             patience = {"connect_timeout": 2, "tcp_user_timeout": 2000}
             with Connection.connect(self._conninfo(**patience), autocommit=False) as connection:
@@ -276,7 +268,7 @@ class Database:
                 connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}".encode())
                 connection.execute(statement)
         except psycopg.Error as error:
-            raise self._translate(error) from error
+            raise self._translate(error, begun) from error
 
     def _obtain(self) -> tuple[psycopg_pool.ConnectionPool[Connection], Connection]:
         """Return a connection and the pool that takes it back."""
@@ -287,9 +279,10 @@ class Database:
             except psycopg_pool.PoolClosed:
                 continue  # another thread dropped it meanwhile: see `reset`
             except psycopg_pool.PoolTimeout as error:
+                explain = partial(self._explain, begun=time.time())
+                reason = refusals.explain_empty_pool(self._connect, pool.max_size, explain)
                 raise BackendError(
-                    f"no connection to {self.describe()} within {pool.timeout:g} s: "
-                    f"{self._explain_empty_pool()}"
+                    f"no connection to {self.describe()} within {pool.timeout:g} s: {reason}"
                 ) from error
 
     def _open(self) -> psycopg_pool.ConnectionPool[Connection]:
@@ -334,20 +327,20 @@ class Database:
 
     def _connect_once(self) -> None:
         """Connect outside the pool, which would retry for long and hide the reason of a failure."""
-        deadline = time.monotonic() + 10
+        begun, deadline = time.time(), time.monotonic() + 10
         while True:
             try:
                 with self._connect() as connection:
                     connection.allow_preparing(allowed=False)  # for once; connect() sets psycopg's own limit
                     configure(connection)
-                    _warn_of_plain_text(connection)
+                    refusals.warn_of_plain_text(connection)
                     if self.on_open is not None:
                         self.on_open(connection)
                 return
             except psycopg.Error as error:
                 # After a crash the server runs before it accepts connections.
                 if not isinstance(error, psycopg.errors.CannotConnectNow) or time.monotonic() > deadline:
-                    raise self._translate(error) from error
+                    raise self._translate(error, begun) from error
                 time.sleep(0.05)
 
     def _connect(self) -> Connection:
@@ -394,17 +387,13 @@ class Database:
             self._prepare, self._prepare_is_told = prepare, True
         return libpq
 
-    def _translate(self, error: psycopg.Error) -> BackendError | ConfigError:
-        refusals = psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction
-        if isinstance(error, refusals):
-            circumstances = None
-            with contextlib.suppress(psycopg.Error, BackendError), self._connect() as connection:
-                circumstances = ask_circumstances(connection)
-            remedy = remedy_of(error, circumstances)
-            return ConfigError(f"the database role may not do that: {error.diag.message_primary}; {remedy}")
-        return BackendError(
-            f"{self.describe()}: {explain(error, self._server, is_embedded=self.is_embedded)}"
-        )
+    def _translate(self, error: psycopg.Error, begun: float) -> BackendError | ConfigError:
+        if refusals.is_refusal(error):
+            return ConfigError(refusals.explain_refusal(error, self._connect))
+        return BackendError(f"{self.describe()}: {self._explain(error, begun)}")
+
+    def _explain(self, error: psycopg.Error, begun: float) -> str:
+        return refusals.explain(error, self._server, begun, is_embedded=self.is_embedded)
 
     def _recover(self) -> None:
         """Restart a server that was killed, and check every idle connection: if one is lost, most are."""
@@ -413,21 +402,6 @@ class Database:
         if (pool := self._pool) is not None:
             with contextlib.suppress(psycopg.Error, psycopg_pool.PoolClosed):
                 pool.check()
-
-    def _explain_empty_pool(self) -> str:
-        """Return why the pool has no connection to lend; the pool itself does not keep the reason."""
-        try:
-            with contextlib.closing(self._connect()) as connection, selectors.DefaultSelector() as answers:
-                connection.pgconn.send_query(b"SELECT 1")
-                answers.register(connection.fileno(), selectors.EVENT_READ)
-                if not answers.select(2.0):
-                    return "it connects, but runs no statement: is a pooler before it out of sessions?"
-                connection.pgconn.get_result()
-        except psycopg.Error as error:
-            return explain(error, self._server, is_embedded=self.is_embedded)
-        except BackendError as error:
-            return str(error)
-        return f"all {self._sizes['max_size']} are in use: raise max_size, or the timeout"
 
     def _forget_after_fork(self) -> None:
         # Neither use the parent's connections nor close them, which would end its sessions.
@@ -455,13 +429,6 @@ def _check(connection: Connection) -> None:
     """Check that a connection still works, unless it did within the last second."""
     if time.monotonic() - connection.worked_at > 1.0:
         psycopg_pool.ConnectionPool.check_connection(connection)
-
-
-def _warn_of_plain_text(connection: Connection) -> None:
-    host = connection.info.host
-    local = not host or host.startswith("/") or host in {"localhost", "127.0.0.1", "::1"}
-    if not local and not connection.pgconn.ssl_in_use:
-        _log.warning("the connection to the database is not encrypted: add sslmode=verify-full to the DSN")
 
 
 @atexit.register

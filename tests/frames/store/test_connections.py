@@ -19,7 +19,8 @@ from frames.store.rows.index_rows import ask, results
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import FrameTable
 from voxtier.frames.store.store import FrameStore
-from voxtier.postgres.database import Database, _warn_of_plain_text
+from voxtier.postgres.database import Database
+from voxtier.postgres.refusals import warn_of_plain_text
 
 OUR_SESSIONS = "FROM pg_stat_activity WHERE application_name = 'voxtier' AND datname = current_database()"
 
@@ -210,9 +211,9 @@ def test_a_network_connection_without_tls_is_warned_of(caplog: pytest.LogCapture
         return SimpleNamespace(info=SimpleNamespace(host=host), pgconn=SimpleNamespace(ssl_in_use=tls))
 
     for host, tls in (("10.0.0.1", True), ("/run/postgresql", False), ("127.0.0.1", False)):
-        _warn_of_plain_text(opened(host, tls=tls))
+        warn_of_plain_text(opened(host, tls=tls))
     assert caplog.text == ""
-    _warn_of_plain_text(opened("10.0.0.1", tls=False))
+    warn_of_plain_text(opened("10.0.0.1", tls=False))
     assert "sslmode=verify-full" in caplog.text
 
 

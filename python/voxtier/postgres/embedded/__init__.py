@@ -10,6 +10,8 @@ it; when the last of them leaves or is killed, it is stopped.
     The lifecycle: one folder, one server, any number of users.
 ``start``
     Making the database folder and starting the server.
+``failures``
+    Why it did not start, or ended.
 ``postmaster``
     What runs in a database folder.
 ``keeper``

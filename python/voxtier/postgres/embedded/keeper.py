@@ -64,7 +64,8 @@ def main() -> None:
     if os.fork():
         os._exit(0)  # init becomes the parent: a program that kills its children does not stop the server
     os.chdir("/")
-    log = os.open(f"{folder}/server.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    appending = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND  # also behind who cuts it off
+    log = os.open(f"{folder}/server.log", appending | os.O_CLOEXEC, 0o600)
     stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)] + [(os.POSIX_SPAWN_DUP2, log, fd) for fd in (1, 2)]
     pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from voxtier.errors import BackendError, ConfigError
 from voxtier.postgres.embedded.postmaster import Postmaster, users_of
-from voxtier.postgres.embedded.start import START_WITHIN, explain_failure, start_server
+from voxtier.postgres.embedded.start import START_WITHIN, start_server
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.home import default_home
 from voxtier.system.locks import hold_lock, release, take
@@ -160,10 +160,6 @@ class EmbeddedServer:
             kept=pid is not None and (self.folder / "keep").exists(),
             bytes_on_disk=_bytes_below(self.folder),
         )
-
-    def explain_failure(self) -> str:
-        """Return why connections are lost: a full disk, or the last error of the log; '' when unknown."""
-        return explain_failure(self.folder)
 
     def _start_if_stopped(self) -> None:
         """Return when the server accepts connections; the caller holds ``start.lock``."""

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from voxtier.errors import BackendError
+from voxtier.postgres.embedded.failures import explain_start
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
 from voxtier.system.fork import apart_from_forks
@@ -21,7 +22,6 @@ from voxtier.system.machine import total_memory
 
 START_WITHIN = 120.0  # seconds; replaying a long log takes the longest
 _KEEPER = Path(__file__).with_name("keeper.py")
-_HARMLESS = (" LOG:  ", " WARNING:  ", " HINT:  ", " DETAIL:  ", " CONTEXT:  ")
 _LONGEST_SOCKET = 100  # the kernel takes 107 bytes
 # For pages of tables and indexes; what no page was read into takes no memory.
 _LEAST_BUFFERS, _MOST_BUFFERS = 128 << 20, 2 << 30
@@ -106,7 +106,7 @@ def start_server(folder: Path, server_lock: int) -> None:
                 f"its log: try again later; see {folder}/server.log"
             ) from None
         if answer != b"ready\n":
-            cause = explain_failure(folder) or f"see {folder}/server.log"
+            cause = explain_start(folder) or f"see {folder}/server.log"
             raise BackendError(f"the server of {folder} did not start: {cause}")
 
 
@@ -118,21 +118,6 @@ def _buffers() -> int:
     except OSError:  # a limit of this user (ulimit -v), or a kernel that promises no more than there is
         return _LEAST_BUFFERS
     return size
-
-
-def explain_failure(folder: Path) -> str:
-    """Return why the server failed: a full disk, or the last error of its log; '' when unknown."""
-    log = folder / "server.log"
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(folder).free < 32 << 20:
-            return f"the disk of {folder} is full: free some space, or set VOXTIER_HOME to another disk"
-        lines = log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if not any(level in line for level in _HARMLESS)]
-        if any("No space left on device" in line for line in errors[-3:]):
-            return f"the disk of {folder} was full: free some space, then try again"
-        if errors:
-            return f"{errors[-1].partition('] ')[2] or errors[-1]} (see {log})"
-    return ""
 
 
 def _initialise(folder: Path, programs: Programs, account: Account, server_lock: int) -> None:
