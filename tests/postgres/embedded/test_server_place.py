@@ -19,6 +19,7 @@ from postgres.servers import answer, leave, lock_is_free, user
 from voxtier.errors import BackendError, MissingExtraError
 from voxtier.postgres.embedded import EmbeddedServer
 from voxtier.postgres.embedded import programs as programs_module
+from voxtier.postgres.embedded.postmaster import Postmaster
 from voxtier.postgres.embedded.programs import Account
 from voxtier.postgres.embedded.start import _make_socket_folder as make_socket_folder
 
@@ -35,6 +36,19 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path, fresh_folder: Path) -> 
         assert len(str(folder)) < 90
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         leave(other)
+    folder.rmdir()
+
+
+def test_a_home_whose_name_is_not_utf_8_works(tmp_path: Path, fresh_folder: Path) -> None:
+    home = tmp_path / os.fsdecode(b"h\xff")
+    shutil.copytree(fresh_folder, home, ignore=shutil.ignore_patterns("socket"))
+    with user(home) as other:
+        server = EmbeddedServer(home)
+        assert answer(server) == 42
+        folder = Path(Postmaster(server.folder / "data").socket_folder() or "")
+        folder.name.encode()
+        leave(other)
+    assert lock_is_free(home)
     folder.rmdir()
 
 

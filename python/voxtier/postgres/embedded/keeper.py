@@ -25,11 +25,12 @@ STOP_WITHIN = 60.0  # seconds
 def is_ready(folder: str, pid: int) -> bool:
     """Return whether ``postmaster.pid`` says that this server accepts connections (its line 8)."""
     try:
-        with open(f"{folder}/data/postmaster.pid") as file:  # noqa: PTH123 (pathlib costs 10 ms here)
-            lines = file.read().split("\n")
+        # In bytes, as it names folders. (pathlib costs 10 ms here)
+        with open(f"{folder}/data/postmaster.pid", "rb") as file:  # noqa: PTH123
+            lines = file.read().split(b"\n")
     except OSError:
         return False
-    return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+    return len(lines) > 7 and lines[0] == b"%d" % pid and lines[7].strip() == b"ready"
 
 
 def has_ended(pid: int) -> bool:

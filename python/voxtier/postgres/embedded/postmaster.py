@@ -33,11 +33,12 @@ class Postmaster:
 
     def socket_folder(self) -> str | None:
         """Return the folder of its socket, as ``postmaster.pid`` says."""
-        return self._line(_SOCKET_FOLDER)
+        line = self._line(_SOCKET_FOLDER)
+        return None if line is None else os.fsdecode(line)
 
     def accepts(self) -> bool:
         """Return whether it accepts connections."""
-        if (self._line(_STATUS) or "").strip() != "ready":
+        if (self._line(_STATUS) or b"").strip() != b"ready":
             return False
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(5.0)
@@ -63,10 +64,11 @@ class Postmaster:
         except OSError:
             return False
 
-    def _line(self, number: int) -> str | None:
+    def _line(self, number: int) -> bytes | None:
+        """Return a line as it is: it may name a folder that is no text in this locale, or in any."""
         try:
-            lines = (self.data / "postmaster.pid").read_text().split("\n")
-        except (OSError, UnicodeDecodeError):
+            lines = (self.data / "postmaster.pid").read_bytes().split(b"\n")
+        except OSError:
             return None
         return lines[number] if len(lines) > number else None
 

@@ -181,6 +181,9 @@ def _fault_of_path(folder: Path) -> str | None:
     # PostgreSQL would split its list of folders at a comma or a quote.
     if any(mark in str(folder) for mark in ',"'):
         return "has a comma or a quote"
+    # Connection strings are UTF-8; what is no text has no such form.
+    if str(folder).encode(errors="replace") != os.fsencode(folder):
+        return "is not UTF-8"
     return "too long" if len(os.fsencode(folder / SOCKET_NAME)) > _LONGEST_SOCKET else None
 
 
