@@ -151,6 +151,17 @@ def test_doctor_json_is_one_row_a_topic(home: Path) -> None:
     assert all(row["topic"] and row["text"] for row in rows)
 
 
+def test_a_damaged_folder_exits_4_with_the_reason(tmp_path: Path) -> None:
+    data = tmp_path / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_bytes(b"")
+    for command in ("doctor", "db status", "db start", "frames summary"):
+        done = voxtier(*command.split(), home=tmp_path)
+        assert done.returncode == 4, command
+        assert f"{data}/PG_VERSION names no version of PostgreSQL" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_doctor_of_a_named_server_does_not_look_at_the_embedded_one(dsn: str) -> None:
     report = voxtier("doctor", "--dsn", dsn)
     assert report.returncode == 0

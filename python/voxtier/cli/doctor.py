@@ -145,7 +145,7 @@ def _open_files() -> Finding:
 
 def _own_server() -> Iterator[Finding]:
     from voxtier.postgres.embedded import embedded_server
-    from voxtier.postgres.embedded.programs import find_account, find_programs
+    from voxtier.postgres.embedded.programs import find_account, find_programs, major_of
 
     try:
         folder = embedded_server().folder
@@ -153,8 +153,7 @@ def _own_server() -> Iterator[Finding]:
         free = shutil.disk_usage(existing).free
         verdict = "note" if free < _LOW_DISK else "ok"
         yield Finding("disk", verdict, f"{format_bytes(free)} free for {folder}")
-        version = folder / "data" / "PG_VERSION"
-        programs = find_programs(int(version.read_text()) if version.is_file() else None)
+        programs = find_programs(major_of(folder / "data"))
         way = find_account(programs, existing).prefix[:1]
         account = {(): "as you", ("unshare",): "in a user namespace", ("setpriv",): "as another account"}[way]
         yield Finding("postgresql", "ok", f"{programs.version} in {programs.folder}, runs {account}")

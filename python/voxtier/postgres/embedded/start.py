@@ -16,7 +16,7 @@ from pathlib import Path
 from voxtier.errors import BackendError
 from voxtier.postgres.embedded.failures import explain_start
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
-from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs
+from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs, major_of
 from voxtier.system.fork import apart_from_forks
 from voxtier.system.machine import total_memory
 
@@ -68,10 +68,10 @@ def start_server(folder: Path, server_lock: int) -> None:
         The folder cannot be used.
     """
     data = folder / "data"
-    version = data / "PG_VERSION"
-    programs = find_programs(int(version.read_text()) if version.is_file() else None)
+    major = major_of(data)
+    programs = find_programs(major)
     account = find_account(programs, folder)
-    if not version.is_file():
+    if major is None:
         _initialise(folder, programs, account, server_lock)
     sockets = _make_socket_folder(folder, account)
     # The lock is free, so these files are of a run that has ended. PostgreSQL would ask whether the processes
