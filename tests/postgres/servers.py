@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 
 from voxtier.postgres.embedded import EmbeddedServer
+from voxtier.postgres.embedded.postmaster import Postmaster
 from voxtier.system.locks import release, take
 
 # Uses the server of the home in argv[1]: answers one question, then waits until its stdin ends.
@@ -61,6 +62,13 @@ def server_pid(home: Path) -> int:
     pid = EmbeddedServer(home).status().pid
     assert pid is not None
     return pid
+
+
+def socket_folder(home: Path) -> Path:
+    """Return where the running server of a home has its socket."""
+    folder = Postmaster(home / "postgres" / "data").socket_folder()
+    assert folder is not None
+    return Path(folder)
 
 
 def lock_is_free(home: Path, name: str = "server.lock") -> bool:

@@ -48,17 +48,17 @@ def temporary_path(final: Path) -> Path:
     return final.with_name(f".{name}.{'-'.join(filter(None, parts))}.tmp")
 
 
-def temporary_is_live(path: Path, *, now: float | None = None) -> bool:
+def temporary_is_live(path: Path) -> bool:
     """Return whether the writer may still run: its process lives, or it wrote lately and nobody can tell."""
     match = TEMPORARY.fullmatch(path.name)
     running = is_running(match["where"], int(match["pid"]), match["started"] or "") if match else None
-    return changed_lately(path, now=now) if running is None else running
+    return changed_lately(path) if running is None else running
 
 
-def changed_lately(path: Path, *, now: float | None = None) -> bool:
+def changed_lately(path: Path) -> bool:
     """Return whether a file is there and was changed within `STALE_AFTER`."""
     try:
-        return -_CLOCK_DIFFERENCE < (now or time.time()) - path.stat().st_mtime < STALE_AFTER
+        return -_CLOCK_DIFFERENCE < time.time() - path.stat().st_mtime < STALE_AFTER
     except OSError:
         return False
 

@@ -11,7 +11,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from postgres.servers import answer, eventually, leave, lock_is_free, server_pid, start_user, user
+from postgres.servers import (
+    answer,
+    eventually,
+    leave,
+    lock_is_free,
+    server_pid,
+    socket_folder,
+    start_user,
+    user,
+)
 from voxtier.postgres.embedded import EmbeddedServer
 
 # Says when initdb begins and when it has ended, and never gives the finished folder its name.
@@ -97,7 +106,7 @@ def test_numbers_that_a_killed_server_left_may_be_of_other_processes_now(
     server.attach()
     pid = server_pid(home)
     files = [home / "postgres" / "data" / "postmaster.pid"]
-    files += [Path(server.status().socket_folder or "") / ".s.PGSQL.5432.lock"]
+    files += [socket_folder(home) / ".s.PGSQL.5432.lock"]
     for victim in (keeper_of(pid), pid):
         os.kill(victim, signal.SIGKILL)
     eventually(lambda: lock_is_free(home))

@@ -54,7 +54,6 @@ class ServerStatus:
     running: bool
     pid: int | None
     version: str | None
-    socket_folder: str | None
     users: tuple[int, ...]
     kept: bool
     bytes_on_disk: int
@@ -162,7 +161,6 @@ class EmbeddedServer:
             running=pid is not None and self._postmaster.accepts(),
             pid=pid,
             version=None if major is None else str(major),
-            socket_folder=self._postmaster.socket_folder() if pid is not None else None,
             users=users_of(self.folder / "use.lock"),
             kept=pid is not None and (self.folder / "keep").exists(),
             bytes_on_disk=_bytes_below(self.folder),

@@ -17,6 +17,7 @@ from voxtier.errors import BackendError
 from voxtier.postgres.embedded.failures import explain_start
 from voxtier.postgres.embedded.postmaster import SOCKET_NAME
 from voxtier.postgres.embedded.programs import Account, Programs, find_account, find_programs, major_of
+from voxtier.system.durable import sync_folder
 from voxtier.system.fork import apart_from_forks
 from voxtier.system.machine import total_memory
 
@@ -154,9 +155,7 @@ def _initialise(folder: Path, programs: Programs, account: Account, server_lock:
             "VOXTIER_HOME to a local folder, or VOXTIER_DSN to a PostgreSQL server of your own"
         )
     unfinished.rename(folder / "data")
-    parent = os.open(folder, os.O_RDONLY)
-    os.fsync(parent)
-    os.close(parent)
+    sync_folder(folder)
 
 
 def _make_socket_folder(folder: Path, account: Account) -> Path:

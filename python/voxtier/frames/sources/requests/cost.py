@@ -24,20 +24,18 @@ class Cost:
         self.bridge = _SMALLEST_BRIDGE
         #: Bytes of the first read of an object: enough for nine in ten of the headers seen.
         self.first_read = _FIRST_READ
-        #: Requests and bytes since the start.
-        self.requests = self.bytes = 0
+        self._requests = 0  # since the start
 
     def add_request(self, size: int, seconds: float) -> None:
         """Take account of a request that brought `size` bytes."""
         with self._lock:
-            self.requests += 1
-            self.bytes += size
+            self._requests += 1
             if size <= _SMALL:
                 self._latencies.append(seconds)
             elif size >= _LARGE:
                 latency = min(self._latencies, default=0.0)
                 self._bandwidths.append(size / max(seconds - latency, seconds / 10, 1e-6))
-            if self.requests % _ENOUGH == 0 and self._latencies and self._bandwidths:
+            if self._requests % _ENOUGH == 0 and self._latencies and self._bandwidths:
                 median = sorted(self._bandwidths)[len(self._bandwidths) // 2]
                 found = int(sorted(self._latencies)[len(self._latencies) // 2] * median)
                 self.bridge = min(max(found, _SMALLEST_BRIDGE), _LARGEST_BRIDGE)
