@@ -139,6 +139,28 @@ def test_server_killed_in_a_long_statement_is_started_again(home: Path) -> None:
     assert lock_is_free(home)
 
 
+@pytest.mark.soak
+def test_a_server_that_does_not_end_is_ended_and_starts_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process of it is stopped, which waits as one does that PostgreSQL itself has forgotten."""
+    monkeypatch.setattr("voxtier.postgres.embedded.server.STOP_WITHIN", 20.0)
+    server = EmbeddedServer(home)
+    server.attach()
+    with psycopg.connect(server.conninfo(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE survivor AS SELECT 1")
+        named = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+        row = connection.execute(named).fetchone()
+    assert row is not None
+    os.kill(row[0], signal.SIGSTOP)
+    server.detach()
+    assert lock_is_free(home)
+    server.attach()
+    with psycopg.connect(server.conninfo()) as connection:
+        assert connection.execute("SELECT count(*) FROM survivor").fetchone() == (1,)
+    server.detach()
+
+
 def test_user_killed_while_initdb_runs_leaves_no_broken_folder(tmp_path: Path) -> None:
     home = tmp_path / "home"
     for pause in (0.0, 0.05, 0.2, None):
