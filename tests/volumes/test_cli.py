@@ -168,6 +168,27 @@ def test_export_consolidate_and_dicom_ingest_give_files_fragments_and_volumes(
     )
 
 
+def test_series_of_many_patients_in_folders_of_one_name_are_refused_with_the_way_to_name_subjects(
+    tmp_path: Path,
+) -> None:
+    """The layout of an export: patient, study, series."""
+    for patient in ("patient-7", "patient-8"):
+        series(tmp_path / patient / "study-1" / "CT-2", [(0, 0, k) for k in range(3)], PatientID="secret")
+    first, second = (tmp_path / f"patient-{n}" / "study-1" / "CT-2" for n in (7, 8))
+    above = run("ingest", tmp_path / "d", tmp_path / "patient-7", code=1).err
+    assert f"subfolders are not read): name the folder that holds the files, as {first}; " in above
+    both = run("ingest", tmp_path / "d", first, second, code=2).err
+    run("ingest", tmp_path / "d", first)
+    again = run("ingest", tmp_path / "d", "--append", second, code=2).err
+    assert f"CT-2_CT ({first}, {second}); " in both
+    assert f"CT-2_CT ({second}); " in again
+    for told in (above, both, again):
+        assert "--subject" in told
+        assert "secret" not in told
+    run("ingest", tmp_path / "d", "--append", second, "--subject", "patient-8")
+    assert set(RadiObject(str(tmp_path / "d")).all_obs_ids) == {"CT-2_CT", "patient-8_CT"}
+
+
 def test_stores_show_themselves_in_notebooks(store: Path) -> None:
     radi = RadiObject(str(store / "r"))
     assert "<td>T1w</td><td>2</td><td>20x24x28</td>" in radi._repr_html_()

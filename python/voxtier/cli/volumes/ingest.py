@@ -90,9 +90,13 @@ def ingest(
     \b
     voxtier volumes ingest cohort scans/*_T1w.nii.gz scans/*_FLAIR.nii.gz
     voxtier volumes ingest cohort --append dicom/patient-7
+    voxtier volumes ingest cohort --append dicom/patient-8/study-1/CT-2 --subject patient-8
 
     A file name tells the subject, the series and, in BIDS, session and run: sub-1_ses-2_T1w.nii.gz and
     p7_T1w.nii.gz are sub-1_ses-2_T1w of sub-1 and p7_T1w of p7, in the collection T1w.
+
+    A DICOM folder holds the files themselves (folders below it are not read), and its name is the subject
+    unless --subject says another one.
 
     Files of a DICOM folder that are no part of a scan (dose reports, secondary captures, localizers) are
     named and left out, and the exit code is 3.

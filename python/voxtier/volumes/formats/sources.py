@@ -37,6 +37,9 @@ class ImageFormat(str, Enum):  # noqa: UP042 -- prints as the origin's does
     DICOM = "dicom"
 
 
+SUBJECT_OF = "give (path, subject) pairs, on the command line --subject"
+"""How a caller says whose images they are, for messages."""
+
 UNKNOWN = "unknown"
 """Series of an image whose name states none."""
 
@@ -156,8 +159,8 @@ def _sources(images: Images, collection: str | None) -> Iterator[Source]:
     if untold:
         paths, problems = zip(*untold, strict=True)
         raise ConfigError(
-            f"{_first_of(paths)}: the name does not tell the subject ({problems[0]}): give (path, subject)"
-            " pairs, on the command line --subject, or name the file SUBJECT_SERIES.nii.gz"
+            f"{_first_of(paths)}: the name does not tell the subject ({problems[0]}): {SUBJECT_OF},"
+            " or name the file SUBJECT_SERIES.nii.gz"
         )
 
 

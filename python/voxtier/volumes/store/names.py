@@ -8,8 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from voxtier.errors import ConfigError
+from voxtier.volumes.formats.sources import SUBJECT_OF
 from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import is_removing
+
+# A folder of DICOM files gives its name to the subject, and `CT-2` is a folder of many patients.
+_IF_ANOTHERS = f"an image of another subject needs its name: {SUBJECT_OF}"
 
 
 def array_name(obs_id: str, *content: object) -> str:
@@ -74,13 +78,23 @@ def refuse_duplicates(
     counts = Counter(obs_ids)
     twice = sorted(obs_id for obs_id, count in counts.items() if count > 1)
     if twice:
-        images = [str(label) for obs_id, label in zip(obs_ids, labels, strict=False) if obs_id == twice[0]]
-        where = f" ({', '.join(images[:3])})" if images else ""
-        others = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
-        raise ConfigError(
-            f"two images for the same observation: {twice[0]}{where}{others}; leave one out, put them into"
-            " two collections, or give paths (without subjects) whose names differ by ses- or run-"
+        hint = (
+            f"{_IF_ANOTHERS}; leave one out, put them into two collections (collection_name=, --collection),"
+            " or give paths (without subjects) whose names differ by ses- or run-"
         )
+        named = _named(twice[:1], obs_ids, labels) + (f" and {len(twice) - 1} more" if len(twice) > 1 else "")
+        raise ConfigError(f"two images for the same observation: {named}" + (f"; {hint}" if labels else ""))
     again = sorted(counts.keys() & set(present))
     if again:
-        raise ConfigError(f"already in the store: {', '.join(again[:5])}")
+        named = _named(again[:5], obs_ids, labels)
+        raise ConfigError(f"already in the store: {named}" + (f"; {_IF_ANOTHERS}" if labels else ""))
+
+
+def _named(some: Iterable[str], obs_ids: Sequence[str], labels: Sequence[object]) -> str:
+    """Return observations, and behind each its images."""
+    images: dict[str, list[str]] = {}
+    for obs_id, label in zip(obs_ids, labels, strict=False):
+        images.setdefault(obs_id, []).append(str(label))
+    return ", ".join(
+        f"{obs_id} ({', '.join(images[obs_id][:3])})" if obs_id in images else obs_id for obs_id in some
+    )

@@ -22,6 +22,7 @@ from voxtier.volumes.formats.dicom.attributes import (
 from voxtier.volumes.formats.dicom.grid import OnGap, Stack
 from voxtier.volumes.formats.dicom.slices import Contents, Kind, Slice, read_slices
 from voxtier.volumes.formats.dicom.stacks import volumes_of
+from voxtier.volumes.formats.sources import SUBJECT_OF
 
 DicomPath: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A folder, a file, or the files of one folder."""
@@ -135,13 +136,25 @@ def find_series(path: DicomPath, *, on_gap: OnGap = "error") -> FoundSeries:
     with silent_pydicom():
         contents = _read(files_of(path))
         if not contents:
-            raise NotFoundError(
-                f"no DICOM image with a position in the patient in {path} (subfolders are not read)"
-            )
+            raise _no_image(path)
         found = _sort(contents, on_gap)
     if not found.volumes and not found.refused:
         raise _nothing(contents)
     return found
+
+
+def _no_image(path: DicomPath) -> NotFoundError:
+    """Return the error for files without an image; of a folder it names the first below that holds DICOM."""
+    text = f"no DICOM image with a position in the patient in {describe(path)}"
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).is_dir():
+        return NotFoundError(text)
+    text += " (subfolders are not read)"
+    for parent, folders, names in os.walk(path):
+        folders.sort()
+        if Path(parent) != Path(path) and any(is_dicom(Path(parent, name)) for name in names):
+            where = f"name the folder that holds the files, as {parent}"
+            return NotFoundError(f"{text}: {where}; for an ingest {SUBJECT_OF}")
+    return NotFoundError(text)
 
 
 def _read(files: Iterable[Path]) -> list[tuple[Path, Contents]]:
