@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from frames.indexing.files import native
+from voxtier.errors import SourceError
 from voxtier.frames import FrameDataset, read_frame, read_table, read_tables, zarr_references
 
 
@@ -38,6 +39,25 @@ def test_frames_stand_in_the_order_of_their_files(tmp_path: Path) -> None:
     raw = FrameDataset(paths, decode=False)
     assert raw[4] == read_frame(paths[2], read_table(paths[2]), 0)
     assert len(FrameDataset([])) == 0
+
+
+@pytest.mark.parametrize("make", [FrameDataset, zarr_references])
+def test_files_of_which_none_can_be_read_are_an_error_that_names_the_first(
+    tmp_path: Path, make: Callable[[Any], object]
+) -> None:
+    """A dataset of length 0 would end a training before its first step, in silence."""
+    (tmp_path / "good.dcm").write_bytes(native(1))
+    gone, folder = str(tmp_path / "gone.dcm"), str(tmp_path)
+    with pytest.raises(SourceError, match="No such file") as caught:
+        make([gone, tmp_path / "gone too.dcm"])
+    assert caught.value.__notes__[0] == f"file: {gone}"
+    with pytest.raises(SourceError) as caught:
+        make(folder)
+    assert caught.value.__notes__ == [f"folder: {folder}", "name its files; `voxtier index` takes folders"]
+    assert len(FrameDataset([gone, tmp_path / "good.dcm"])) == 1
+    with pytest.raises(SourceError) as caught:
+        zarr_references([tmp_path / "good.dcm", gone])
+    assert caught.value.__notes__ == [f"file: {gone}"]
 
 
 @pytest.mark.parametrize("as_given", [str, Path])

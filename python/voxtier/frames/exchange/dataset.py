@@ -10,10 +10,12 @@ from itertools import accumulate
 from typing import Any
 
 from voxtier.arguments import as_several
+from voxtier.errors import FormatError, SourceError
 from voxtier.frames.dicom.table import TableResult, read_tables
 from voxtier.frames.exchange.decoding import read_frame
 from voxtier.frames.sources.address import anchored
-from voxtier.frames.sources.opening import Opener
+from voxtier.frames.sources.opening import Opener, name_source
+from voxtier.system.text import format_count
 
 
 class FrameDataset:
@@ -25,7 +27,7 @@ class FrameDataset:
     Parameters
     ----------
     paths : path or iterable of path
-        The files. Relative ones are of the working folder of this moment.
+        The files, not folders of them. Relative ones are of the working folder of this moment.
     decode : bool
         Give pixels (see `read_frame`) and not the bytes of the file.
     transform : callable or None
@@ -37,6 +39,11 @@ class FrameDataset:
     ----------
     refused : list of TableResult
         The files that have no table, each with its error; their frames are left out.
+
+    Raises
+    ------
+    FormatError, SourceError
+        None of the files has a table: the error of the first.
 
     Examples
     --------
@@ -62,6 +69,8 @@ class FrameDataset:
         }
         self.decode, self.transform = decode, transform
         self.refused = [results[path] for path in dict.fromkeys(wanted) if results[path].table is None]
+        if wanted and len(self.refused) == len(results):
+            raise _all_refused(self.refused)
         self._files = [(path, table) for path in wanted if (table := results[path].table) is not None]
         self._past = list(accumulate(len(table) for _, table in self._files))
 
@@ -89,3 +98,13 @@ class FrameDataset:
             raise IndexError(f"frame {index} of {len(self)}")
         file = bisect_right(self._past, wanted)
         return file, wanted - (self._past[file - 1] if file else 0)
+
+
+def _all_refused(refused: list[TableResult]) -> FormatError | SourceError:
+    """Return the first error: a dataset of no frame would end a training in silence."""
+    error = refused[0].error
+    assert error is not None
+    name_source(error, refused[0].path)
+    if len(refused) > 1:
+        error.add_note(f"the other {format_count(len(refused) - 1, 'file')} cannot be read either")
+    return error

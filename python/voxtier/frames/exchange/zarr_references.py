@@ -24,7 +24,7 @@ from voxtier.frames.dicom.table import read_frames, read_tables, state_of
 from voxtier.frames.exchange.code_streams import HEAD_BYTES, read_jpeg_2000, read_jpeg_ls
 from voxtier.frames.indexing.paths import absolute
 from voxtier.frames.sources.address import is_address
-from voxtier.frames.sources.opening import read_ranges
+from voxtier.frames.sources.opening import name_source, read_ranges
 from voxtier.system.durable import temporary_path, write_file, write_output
 
 _BIG_ENDIAN = {"1.2.840.10008.1.2.2", "1.2.840.113619.5.2"}
@@ -50,7 +50,8 @@ def zarr_references(
     Parameters
     ----------
     paths : path or iterable of path
-        Files and objects of one form of image: a CT series in the order of its slices, a slide's level.
+        Files and objects (not folders) of one form of image: a CT series in the order of its slices, a
+        slide's level.
     name : str
         The array's name in the group.
 
@@ -64,9 +65,9 @@ def zarr_references(
     ------
     FormatError
         A file is refused or cut off, or its frames are no chunks: several fragments, pixels that are no whole
-        bytes, a codec that numcodecs and imagecodecs lack. Or zarr would read other numbers than a DICOM
-        reader: a compressed frame differs from the attributes in its bits or sign, or the bits above Bits
-        Stored are no extension of the number.
+        bytes, another codec than JPEG-LS and JPEG 2000 of one sample (JPEG, RLE and video are refused). Or
+        zarr would read other numbers than a DICOM reader: a compressed frame differs from the attributes in
+        its bits or sign, or the bits above Bits Stored are no extension of the number.
     SourceError
         A file cannot be read.
     ConfigError
@@ -96,6 +97,7 @@ def zarr_references(
     first, chunks = "", []
     for path in wanted:
         if (error := results[path].error) is not None:
+            name_source(error, path)
             raise error
         table = results[path].table
         assert table is not None
@@ -204,7 +206,10 @@ def _form_of(path: str, table: FrameTable) -> tuple[dict[str, Any], int]:
     if table.status != "ok" or table.offsets_in != "file":
         raise refuse(f"its frames are no ranges of the file ({table.status}, {table.offsets_in})")
     if table.kind not in ("native", "encapsulated") or codec == "":
-        raise refuse(f"zarr has no codec for transfer syntax {uid}")
+        raise refuse(
+            f"zarr has no codec for transfer syntax {uid}, only for uncompressed frames, JPEG-LS and"
+            " JPEG 2000"
+        )
     if codec is not None and samples != 1:
         raise refuse("compressed colour needs the conversion that a DICOM reader makes")
     if bits not in (8, 16, 32, 64) or (uid in _BIG_ENDIAN and bits == 8):
