@@ -121,7 +121,7 @@ def test_a_failed_download_is_nobody_s_and_a_missing_file_is_remembered(project:
         ledger.begin_download(task, 7, {})
         ledger.fail_download(task, "404", missing_at="1" * 40)
         assert ledger.result.failed == {task.volume: "download: 404"}
-        ledger.record_unavailable(project.names[1:], "2" * 40)
+        ledger.record_unavailable(project.names[1:], "gone", missing_at="2" * 40)
         assert list(ledger.result.failed) == project.names
     entries = Manifest(project.folder).read()
     commits = [entries[item_key(name)]["unavailable"]["commit"] for name in project.names]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tensors.cases import names_of, nifti_bytes, put_raw, rows
+from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli
 from tensors.making.hub_server import HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
@@ -76,7 +76,41 @@ def test_shards_are_disjoint_and_complete_and_download_nothing(server: HubServer
     assert project.run(num_shards=2, shard_id=0).made == 2
     result = project.run(num_shards=2, shard_id=1)
     assert (result.made, result.unavailable, result.exit_code()) == (1, 1, 3)
+    assert str(project.raw(project.names[3])) in result.failed[project.names[3]]
     assert server.requests == []
+
+
+def test_a_volume_that_is_not_on_disk_is_named_with_the_path_that_was_tried(
+    server: HubServer, tmp_path: Path
+) -> None:
+    server.files.clear()
+    nested = Project(tmp_path / "nested", ["sub-1"])
+    nested.server = server
+    flat = Project(tmp_path / "flat", ["sub-1"], config=CONFIG.replace("nested", "flat"))
+    (flat.base / "images/sub-1.nii.gz").write_bytes(nifti_bytes(0))  # where `nested` looks for it
+    tried = [nested.base / "images/sub-1.nii.gz", flat.base / "images/sub-1__transformed.nii.gz"]
+    plan = nested.generator().plan()
+    told = f"1 volume is not on disk (first: sub-1 as {tried[0]}, by dir_structure: nested), and "
+    assert plan.warnings[0] == f"{told}not in the repository"
+    failed = nested.run().failed
+    assert failed == {"sub-1": f"not on disk as {tried[0]}, and not in the repository"}
+    done = flat.cli(HF_HUB_OFFLINE="1")
+    assert f"(first: sub-1 as {tried[1]}, by dir_structure: flat), and the hub does not help: " in done.stderr
+    assert f"failed: sub-1: not on disk as {tried[1]}, and the hub does not help\n" in done.stderr
+    assert done.returncode == 4
+    nested.put_raw_files()[0].rename(tried[1])
+    assert flat.run().made == 1
+
+
+@pytest.mark.parametrize("command", ["plan", "generate"])
+def test_lists_without_a_name_are_said_and_are_1(tmp_path: Path, command: str) -> None:
+    project = Project(tmp_path / "p", [])
+    done = run_cli(command, "--config", project.path, "--shard", "1/2")
+    assert done.returncode == 1, done.stderr
+    assert f"no name of a volume below VolumeName in {project.base}/data/train.csv" in done.stderr
+    one = Project(tmp_path / "q", names_of(1))
+    one.put_raw_files()
+    assert run_cli(command, "--config", one.path, "--shard", "1/2").returncode == 0  # an empty share
 
 
 def test_voxels_are_read_from_the_header(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_OK
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
 from voxtier.cli.options import AS_JSON, DRY_RUN, SIZE, say
 from voxtier.cli.tensors.options import volume_list
 from voxtier.errors import ConfigError
@@ -21,6 +21,7 @@ from voxtier.system.progress import Progress
 from voxtier.system.text import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
+    from voxtier.tensors.identity.config import Config
     from voxtier.tensors.making.plan import Plan
     from voxtier.tensors.making.run import Generator
 
@@ -85,7 +86,8 @@ def generate_command(
     No tensor is made of a volume whose voxels are all equal, NaN or infinite, that has several time points or
     channels, or whose affine is singular: the run goes on, names it at the end, and keeps its raw file.
 
-    Exit code 0: all there, 2: configuration, 3: some failed, 4: the hub is down, 130/143: interrupted.
+    Exit code 0: all there, 1: the lists name no volume, 2: configuration, 3: some failed, 4: the hub is
+    down, 130/143: interrupted.
     """
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.making.run import Generator, Options
@@ -106,6 +108,8 @@ def generate_command(
     generator = Generator(load_config(config), options)
     plan = generator.plan()
     _show_plan(plan, as_json=as_json)
+    if not plan.listed:
+        return _nothing_listed(generator.config)
     if dry_run:
         return EXIT_OK
     if not yes and (plan.names or clean_local_raw_files):
@@ -201,17 +205,31 @@ def _listen(generator: Generator) -> list[int]:
 @AS_JSON
 def plan_command(
     config: Path, num_workers: int, batch_size: int, num_shards: int, shard_id: int, as_json: bool
-) -> None:
+) -> int:
     """Say what generate would do, and change nothing.
 
     \b
     voxtier tensors plan --config config.yaml
+
+    Exit code 1 when the lists name no volume.
     """
     from voxtier.tensors.identity.config import load_config
     from voxtier.tensors.making.run import Generator, Options
 
     options = Options(workers=num_workers, batch_size=batch_size, num_shards=num_shards, shard_id=shard_id)
-    _show_plan(Generator(load_config(config), options).plan(), as_json=as_json)
+    generator = Generator(load_config(config), options)
+    plan = generator.plan()
+    _show_plan(plan, as_json=as_json)
+    return EXIT_OK if plan.listed else _nothing_listed(generator.config)
+
+
+def _nothing_listed(config: Config) -> int:
+    """Say that there is no work, and return the exit code of that."""
+    from voxtier.tensors.identity.keys import COLUMN
+
+    lists = ", ".join(map(str, config.subsets))
+    say(f"nothing to make: no name of a volume below {COLUMN} in {lists}", err=True)
+    return EXIT_FINDINGS
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:

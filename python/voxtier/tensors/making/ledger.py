@@ -233,15 +233,25 @@ class Ledger:
             self._manifest.note([_missing(task, missing_at)])
         self.fail(task, f"download: {reason}")
 
-    def record_unavailable(self, volumes: Iterable[str], commit: str) -> None:
-        """Count volumes that a commit lacks as failed; later runs do not ask that commit for them."""
+    def record_unavailable(self, volumes: Iterable[str], why: str, *, missing_at: str | None = None) -> None:
+        """Count volumes as failed that are not on disk and cannot be fetched.
+
+        Parameters
+        ----------
+        volumes : iterable of str
+            Their names.
+        why : str
+            Why they cannot be fetched.
+        missing_at : str, optional
+            The commit that lacks them: later runs do not ask that commit for them.
+        """
         rows = []
         for task in map(self.task, volumes):
             if not task.final.exists():
-                reason = "not on disk and not in the repository"
+                reason = f"not on disk as {task.raw}, and {why}"
                 missing_log.warning("%s: %s", task.volume, reason)
                 self.result.failed[task.volume] = reason
-                rows.append(_missing(task, commit))
+                rows += [] if missing_at is None else [_missing(task, missing_at)]
         self._manifest.note(rows)
 
     def record_unreadable(self, reasons: Mapping[str, str]) -> None:

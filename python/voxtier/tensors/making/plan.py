@@ -75,6 +75,7 @@ class Plan:
 
     folder: str
     required: int
+    """Volumes of the lists, or of the shard."""
     present: int
     missing: int
     local_raw_files: int
@@ -87,6 +88,8 @@ class Plan:
     free_disk_bytes: int
     workers: int
     seconds: float
+    listed: int = 0
+    """Volumes of the lists, of all shards."""
     hub_down: bool = False
     """The hub was asked and gave no answer."""
     unreadable: int = 0
@@ -98,6 +101,8 @@ class Plan:
     """The volumes of the lists, or of the shard."""
     unavailable_names: list[str] = field(default_factory=list, repr=False)
     """The volumes that are neither on disk nor on the hub."""
+    unavailable_why: str = ""
+    """Why these cannot be fetched."""
     unreadable_names: dict[str, str] = field(default_factory=dict, repr=False)
     """Their names, with the reasons."""
     engine: str = "stock"
@@ -111,7 +116,8 @@ class Plan:
 
     def as_json(self) -> str:
         """Return one line of JSON without the lists of volumes."""
-        left_out = ("names", "all_names", "unavailable_names", "unreadable_names", "remote", "spellings")
+        lists = ("names", "all_names", "unavailable_names", "unreadable_names", "remote", "spellings")
+        left_out = (*lists, "unavailable_why")  # the warnings have it
         row = {name: value for name, value in asdict(self).items() if name not in left_out}
         row["local_raws"] = row.pop("local_raw_files")  # the key that scripts of version 0.1 read
         return json.dumps(row)
@@ -182,13 +188,14 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     warnings = _warnings(config, expected)
     remote: dict[str, RemoteFile] = {}
     entries = Manifest(folder).read()
-    hub_down = False
+    hub_down, detail = False, ""
+    why = "no hub is asked: a share of the list downloads nothing" if hub is None else "not in the repository"
     if absent and hub is not None:
         try:
             remote = _ask_hub(hub, absent, entries)
         except BackendError as error:
             hub_down = True
-            warnings.insert(0, f"{len(absent)} volumes are not on disk, and the hub does not help: {error}")
+            why, detail = "the hub does not help", f": {error}"
     todo = [name for name in expected.missing if name in local or name in remote]
     engine = options.engine or config.engine
     headers = [header for path in local.values() if (header := read_header(path)) is not None]
@@ -199,6 +206,8 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     output = output_size(config)
     sizes = sorted((file.size for file in remote.values()), reverse=True)
     unavailable = [name for name in absent if name not in remote]
+    if unavailable:
+        warnings.insert(0, f"{_absent(config, unavailable)}, and {why}{detail}")
     return Plan(
         folder=str(folder),
         required=len(names),
@@ -214,6 +223,7 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         free_disk_bytes=free_disk(config.cache_dir),
         workers=affordable,
         seconds=round(len(todo) * _seconds_per_item(entries, voxels) / affordable, 1),
+        listed=len(listed),
         hub_down=hub_down,
         unreadable=len(expected.unreadable),
         warnings=warnings,
@@ -222,10 +232,19 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         names=todo,
         all_names=names,
         unavailable_names=unavailable,
+        unavailable_why=why if unavailable else "",
         unreadable_names=expected.unreadable,
         remote=remote,
         spellings=spellings(listed),
     )
+
+
+def _absent(config: Config, names: list[str]) -> str:
+    """Return that volumes are not on disk, and where the first was looked for: names alone tell the place."""
+    first = raw_path(config.img_dir, names[0], config.dir_structure)
+    are = "is" if len(names) == 1 else "are"
+    place = f"{names[0]} as {first}, by dir_structure: {config.dir_structure}"
+    return f"{format_count(len(names), 'volume')} {are} not on disk (first: {place})"
 
 
 def _ask_hub(hub: Hub, absent: list[str], entries: dict[str, Entry]) -> dict[str, RemoteFile]:
@@ -245,8 +264,8 @@ def _warnings(config: Config, expected: Expected) -> list[str]:
     found = []
     if expected.ambiguous:
         found.append(
-            f"{len(expected.ambiguous)} volumes are listed with and without .nii.gz: each spelling gets"
-            f" a file of its own (first: {expected.ambiguous[0]})"
+            f"{format_count(len(expected.ambiguous), 'volume')} listed with and without .nii.gz: each"
+            f" spelling gets a file of its own (first: {expected.ambiguous[0]})"
         )
     if expected.unreadable:
         first = next(iter(expected.unreadable.values()))
@@ -260,7 +279,8 @@ def _warnings(config: Config, expected: Expected) -> list[str]:
     ]
     if short:
         found.append(
-            f"{len(short)} names have fewer than three parts and lie directly in img_dir (first: {short[0]})"
+            f"{format_count(len(short), 'name')} of fewer than three parts, looked for directly in img_dir"
+            f" (first: {short[0]})"
         )
     return found
 

@@ -140,8 +140,9 @@ class Generator:
         status = "failed"
         try:
             with ledger:
-                if plan.unavailable_names and self.hub is not None and not plan.hub_down:
-                    ledger.record_unavailable(plan.unavailable_names, self.hub.commit)
+                if plan.unavailable_names:
+                    commit = None if self.hub is None or plan.hub_down else self.hub.commit
+                    ledger.record_unavailable(plan.unavailable_names, plan.unavailable_why, missing_at=commit)
                 ledger.record_unreadable(plan.unreadable_names)
                 ledger.clean_leftovers(plan.all_names)
                 _Loop(self, plan, ledger, disk).run(runlog)
