@@ -189,6 +189,26 @@ def test_series_of_many_patients_in_folders_of_one_name_are_refused_with_the_way
     assert set(RadiObject(str(tmp_path / "d")).all_obs_ids) == {"CT-2_CT", "patient-8_CT"}
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_name_that_does_not_tell_who_or_what_is_left_out_where_errors_are_skipped(
+    tmp_path: Path, dry: tuple[str, ...]
+) -> None:
+    for number, (path, _) in enumerate(pairs(tmp_path / "raw", ["a", "b", "c", "d"])):
+        path.rename(tmp_path / "raw" / ["a_T1w.nii", "a_seg.nii", "image7.nii", "T1w.nii"][number])
+    (tmp_path / "raw/T1w.nii").rename(tmp_path / "raw/_T1w.nii")
+    for name, what in (("image7", "states no series"), ("_T1w", "does not tell the subject")):
+        only = run("ingest", tmp_path / "r", tmp_path / f"raw/{name}.nii", "--skip-errors", *dry, code=2).err
+        assert f"{name}.nii: the name {what}" in only
+    run("ingest", tmp_path / "r", tmp_path / "raw", *dry, code=2)
+    assert not (tmp_path / "r").exists()
+    done = run("ingest", tmp_path / "r", tmp_path / "raw", "--skip-errors", "--json", *dry, code=3)
+    left_out = {Path(row["path"]).name: row["reason"] for row in done.rows if row.get("status") == "left out"}
+    assert set(left_out) == {"image7.nii", "_T1w.nii"}
+    assert left_out["image7.nii"] == "the name states no series"
+    if not dry:
+        assert set(RadiObject(str(tmp_path / "r")).all_obs_ids) == {"a_T1w", "a_seg"}
+
+
 def test_stores_show_themselves_in_notebooks(store: Path) -> None:
     radi = RadiObject(str(store / "r"))
     assert "<td>T1w</td><td>2</td><td>20x24x28</td>" in radi._repr_html_()

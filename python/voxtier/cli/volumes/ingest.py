@@ -28,7 +28,9 @@ _TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
 @click.command()
 @click.argument("uri")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--collection", help="Name of the collection. Default: the series that each file name states.")
+@click.option(
+    "--collection", help="The one collection of all sources. Default: the series that each file name states."
+)
 @click.option(
     "--subject",
     help="Subject of all sources. Default: what each file name tells; for DICOM the folder's name.",
@@ -54,7 +56,8 @@ _TILINGS = click.Choice(["axial", "sagittal", "coronal", "isotropic"])
 @click.option(
     "--skip-errors",
     is_flag=True,
-    help="Leave out images that are refused (exit code 3) instead of refusing all.",
+    help="Leave out images that are refused, or whose names do not tell subject or series (exit code 3),"
+    " instead of refusing all.",
 )
 @click.option(
     "--on-gap",

@@ -256,7 +256,10 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        jobs = collection_jobs(name, niftis, None, reorient)
+        skips: OnError = (
+            on_error if obs is None else "raise"
+        )  # the rows of `obs` are in the order of all files
+        jobs = collection_jobs(name, niftis, None, reorient, on_error=skips)
         if obs is not None:
             jobs = with_observations(jobs, obs)
         _check(jobs, valid_subject_ids)

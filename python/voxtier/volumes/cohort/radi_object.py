@@ -256,9 +256,8 @@ class RadiObject(CohortView[VolumeCollection]):
         """
         if sum(value is not None for value in (niftis, image_dir, images)) != 1:
             raise ConfigError("give exactly one of niftis, image_dir and images")
-        jobs = cohort_jobs(
-            niftis if image_dir is None else image_dir, None, images, collection_name, reorient
-        )
+        niftis = niftis if image_dir is None else image_dir
+        jobs = cohort_jobs(niftis, None, images, collection_name, reorient, on_error=on_error)
         if validate_alignment:
             refuse_misaligned(jobs)
         return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from voxtier.arguments import several
-from voxtier.errors import ConfigError, NotFoundError
+from voxtier.errors import ConfigError, LeftOutWarning, NotFoundError
 from voxtier.volumes.formats.identity import Identity, identify, stem_of
 from voxtier.volumes.formats.nifti_files import header_of, is_image
 
@@ -27,6 +28,9 @@ Pairs: TypeAlias = Iterable[tuple[_Path, str]]
 Images: TypeAlias = _Path | Pairs | Iterable[_Path]
 """Pairs, or files, folders and globs whose names tell the subjects."""
 
+OnError = Literal["raise", "skip"]
+"""Whether one bad image refuses all."""
+
 Given = TypeVar("Given")
 
 
@@ -36,6 +40,11 @@ class ImageFormat(str, Enum):  # noqa: UP042 -- prints as the origin's does
     NIFTI = "nifti"
     DICOM = "dicom"
 
+
+_SERIES_OF = (
+    "name the file SUBJECT_SERIES.nii.gz, or ingest such files by a call of their own, which names the"
+    " collection of all its images: collection_name= or images={name: ...}, on the command line --collection"
+)
 
 SUBJECT_OF = "give (path, subject) pairs, on the command line --subject"
 """How a caller says whose images they are, for messages."""
@@ -85,8 +94,20 @@ class Source:
         return {name: value for name, value in told.items() if value is not None}
 
 
-def named_sources(images: Mapping[str, Images]) -> list[Source]:
+def named_sources(images: Mapping[str, Images], on_error: OnError = "raise") -> list[Source]:
     """Return the sources of collections that the caller names.
+
+    Parameters
+    ----------
+    images : mapping
+        Collection name -> images.
+    on_error : {"raise", "skip"}
+        Whether one name that does not tell the subject refuses all.
+
+    Returns
+    -------
+    list of Source
+        One for each image, in the order of the names.
 
     Raises
     ------
@@ -95,13 +116,15 @@ def named_sources(images: Mapping[str, Images]) -> list[Source]:
     ConfigError
         When a subject cannot be told.
     """
-    sources = [source for name, group in images.items() for source in _sources(group, name)]
+    sources = [source for name, group in images.items() for source in _sources(group, name, on_error)]
     _refuse_two_spellings(sources)
     _refuse_split_subjects(sources)
     return sources
 
 
-def grouped_sources(images: Images, collection: str | None, *, ask_for_series: bool = True) -> list[Source]:
+def grouped_sources(
+    images: Images, collection: str | None, *, ask_for_series: bool = True, on_error: OnError = "raise"
+) -> list[Source]:
     """Return the sources of one named collection, or of one collection for each series found in the names.
 
     Parameters
@@ -112,6 +135,8 @@ def grouped_sources(images: Images, collection: str | None, *, ask_for_series: b
         Name of the collection of all.
     ask_for_series : bool
         Refuse a name that states no series, where the collection has no name.
+    on_error : {"raise", "skip"}
+        Whether one name that does not tell subject or series refuses all.
 
     Returns
     -------
@@ -125,13 +150,12 @@ def grouped_sources(images: Images, collection: str | None, *, ask_for_series: b
     ConfigError
         When the subject or the series cannot be told.
     """
-    sources = list(_sources(images, collection))
-    unknown = [s.path for s in sources if s.collection == UNKNOWN and not s.is_paired]
-    if unknown and collection is None and ask_for_series:
-        raise ConfigError(
-            f"{_first_of(unknown)}: the name states no series, so the collection must be named:"
-            " collection_name= or images={name: ...}, on the command line --collection"
-        )
+    sources = _sources(images, collection, on_error)
+    if collection is None and ask_for_series:
+        unknown = [s.path for s in sources if s.collection == UNKNOWN and not s.is_paired]
+        sources = [s for s in sources if s.collection != UNKNOWN or s.is_paired]
+        untold = [(path, "the name states no series") for path in unknown]
+        _leave_out(untold, on_error if sources else "raise", _SERIES_OF)
     _refuse_two_spellings(sources)
     return sources
 
@@ -147,21 +171,29 @@ def paths_of(images: Images) -> list[Path]:
     return [path for path, _ in _items(images)]
 
 
-def _sources(images: Images, collection: str | None) -> Iterator[Source]:
+def _sources(images: Images, collection: str | None, on_error: OnError) -> list[Source]:
+    sources: list[Source] = []
     untold: list[tuple[Path, str]] = []
     for path, subject in _items(images):
         identity = identify(path, collection)
         name = (identity.series or UNKNOWN) if collection is None else collection
         if subject is None and identity.subject is None:
-            untold.append((path, identity.problem))
+            untold.append((path, f"the name does not tell the subject ({identity.problem})"))
             continue
-        yield Source(path, subject or identity.subject or "", name, identity, subject is not None)
-    if untold:
-        paths, problems = zip(*untold, strict=True)
-        raise ConfigError(
-            f"{_first_of(paths)}: the name does not tell the subject ({problems[0]}): {SUBJECT_OF},"
-            " or name the file SUBJECT_SERIES.nii.gz"
-        )
+        sources.append(Source(path, subject or identity.subject or "", name, identity, subject is not None))
+    _leave_out(
+        untold, on_error if sources else "raise", f"{SUBJECT_OF}, or name the file SUBJECT_SERIES.nii.gz"
+    )
+    return sources
+
+
+def _leave_out(untold: Sequence[tuple[Path, str]], on_error: OnError, remedy: str) -> None:
+    """Refuse images whose names do not tell what is asked, each with the reason; or warn of each."""
+    if untold and on_error == "raise":
+        paths, reasons = zip(*untold, strict=True)
+        raise ConfigError(f"{_first_of(paths)}: {reasons[0]}: {remedy}")
+    for path, why in untold:
+        warnings.warn(LeftOutWarning(str(path), why), stacklevel=5)
 
 
 def _first_of(paths: Sequence[Path]) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ from voxtier.volumes.formats.nifti_files import locate
 from voxtier.volumes.formats.sources import (
     ImageFormat,
     Images,
+    OnError,
     Source,
     checked_pairs,
     drawn,
@@ -54,9 +55,6 @@ __all__ = [
     "nifti_content",
     "refuse_misaligned",
 ]
-
-OnError = Literal["raise", "skip"]
-"""Whether one bad image refuses all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +199,7 @@ def collection_jobs(
     on_gap : {"error", "keep", "fill"}
         What becomes of missing slices of a DICOM series.
     on_error : {"raise", "skip"}
-        Whether one bad series refuses all.
+        Whether one bad series, or one name that does not tell the subject, refuses all.
 
     Returns
     -------
@@ -209,7 +207,8 @@ def collection_jobs(
         One for each volume.
     """
     if niftis is not None:
-        return _nifti_jobs(grouped_sources(niftis, name, ask_for_series=False), reorient=reorient)
+        sources = grouped_sources(niftis, name, ask_for_series=False, on_error=on_error)
+        return _nifti_jobs(sources, reorient=reorient)
     groups = dicom_jobs(dicom_dirs or (), name, reorient=reorient, on_gap=on_gap, on_error=on_error)
     return [job for group in groups.values() for job in group]
 
@@ -241,7 +240,7 @@ def cohort_jobs(
     on_gap : {"error", "keep", "fill"}
         What becomes of missing slices of a DICOM series.
     on_error : {"raise", "skip"}
-        Whether one bad series refuses all.
+        Whether one bad series, or one name that does not tell subject or series, refuses all.
     format_hint : mapping, optional
         Collection name of ``images`` -> ``"nifti"`` or ``"dicom"``; for a collection that it does not name
         the files tell. None means NIfTI.
@@ -269,9 +268,10 @@ def cohort_jobs(
         images = {name: drawn(group) for name, group in images.items()}
     scans = {} if format_hint is None else find_scans(images or {}, format_hint)
     if images is None:
-        sources = grouped_sources(niftis or (), collection_name)
+        sources = grouped_sources(niftis or (), collection_name, on_error=on_error)
     else:
-        sources = named_sources({name: group for name, group in images.items() if name not in scans})
+        niftis_of = {name: group for name, group in images.items() if name not in scans}
+        sources = named_sources(niftis_of, on_error)
     groups: dict[str, list[Source]] = {}
     for source in sources:
         groups.setdefault(source.collection, []).append(source)
