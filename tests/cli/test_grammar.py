@@ -251,13 +251,16 @@ def test_an_empty_path_names_no_folder_in_any_command(tmp_path: Path, dsn: str) 
         "frames export {}/index.CSV",
         "frames simulate {}/trace --html {}/curves.png",
         "volumes slice {}/absent {}/middle.jpg",
+        "volumes export {}/absent {}/x.mha --obs a",
+        "volumes export {}/absent {}/x.MHD.gz --obs a",
+        "volumes export {}/absent {}/all.zip",
     ],
 )
 def test_a_name_that_promises_another_format_is_refused(voxtier: Cli, tmp_path: Path, line: str) -> None:
     (tmp_path / "trace").write_text("a 1\n")
     done = voxtier(*line.format(tmp_path, tmp_path).split())
     assert done.code == USAGE
-    assert re.search(r"would hold .*: end its name in \.(parquet|html|png)", done.err)
+    assert re.search(r"would hold .*: end its name in \.(parquet|html|png|nii\.gz or \.nii)", done.err)
     assert [path.name for path in tmp_path.iterdir()] == ["trace"]
 
 

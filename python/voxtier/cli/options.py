@@ -55,18 +55,39 @@ class GivenPath(click.Path):
 
 
 class NewFile(GivenPath):
-    """A file to write in the one format that there is; a name that promises another one is refused."""
+    """A file to write in the one format that there is; a name that promises another one is refused.
 
-    def __init__(self, what: str, suffix: str) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
-        self._what, self._suffix = what, suffix
+    Parameters
+    ----------
+    what : str
+        The format, for messages.
+    *suffixes : str
+        How names of it end.
+    or_folder : bool
+        Whether the path may be a folder, and a name without any suffix is one to come.
+    """
+
+    def __init__(self, what: str, *suffixes: str, or_folder: bool = False) -> None:
+        super().__init__(dir_okay=or_folder, path_type=Path)
+        self._what, self._suffixes, self._or_folder = what, suffixes, or_folder
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
         path: Path = super().convert(value, param, ctx)
-        if any(guess_type(path.name, strict=False)) and path.suffix.lower() != self._suffix:
-            self.fail(f"{path} would hold {self._what}: end its name in {self._suffix}", param, ctx)
+        if self._or_folder and path.is_dir():
+            return path
+        if _promises_a_format(path) and not path.name.lower().endswith(self._suffixes):
+            ends = " or ".join(self._suffixes)
+            self.fail(f"{path} would hold {self._what}: end its name in {ends}", param, ctx)
         return path
+
+
+# Formats of volumes that `mimetypes` does not know.
+_VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".img", ".mgh", ".mnc", ".b2nd", ".zarr")
+
+
+def _promises_a_format(path: Path) -> bool:
+    return any(guess_type(path.name, strict=False)) or path.suffix.lower() in _VOLUMES
 
 
 class Seconds(click.FloatRange):
@@ -191,7 +212,7 @@ def is_confirmed(what: str, *, yes: bool, dry_run: bool) -> bool:
         return not dry_run
     if sys.stdin is not None and sys.stdin.isatty():
         return click.confirm(f"{what}?", err=True)
-    click.echo(f"nothing was changed: --yes {what[0].lower()}{what[1:]}", err=True)
+    click.echo(f"nothing was changed: repeat with --yes to {what[0].lower()}{what[1:]}", err=True)
     return False
 
 

@@ -120,6 +120,7 @@ def test_evict_refuses_files_that_cannot_be_made_again(healthy: Path, tmp_path: 
         + [{"key": paths[0].stem, "pinned": True}]
     )
     done = run_cli("evict", cache, "--budget", 4 * size, "--json")
+    assert "nothing was changed: repeat with --yes to remove 2 files, " in done.stderr
     assert [row["path"] for row in rows(done.stdout)] == [str(paths[1]), str(paths[2])]
     assert all(path.exists() for path in paths)
     refused = run_cli("evict", cache, "--budget", "1kB", "--yes")

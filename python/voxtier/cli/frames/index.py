@@ -384,7 +384,7 @@ def errors(source: str, dsn: str | None, as_json: bool) -> int:
     \b
     voxtier frames errors --json
 
-    Exit code 1 when there are any, or no such source.
+    Exit code 1 when there are any, or nothing is indexed; 2 when --source names no source of the index.
     """
     from voxtier.frames.store.row import RefusedFile
 

@@ -351,7 +351,8 @@ class _IndexRun(threading.Thread):
             without_absent(iter_files(self._folders, extension=self._extension), self._folders, absent),
         ):
             files += len(reports)
-            self._new += sum(report.status != "unchanged" for report in reports)
+            # A refused file is tried again by each run, and is new in none.
+            self._new += sum(report.status != "unchanged" and not report.failed for report in reports)
             refused += sum(report.failed for report in reports)
             if self._stopping.is_set():
                 return

@@ -56,9 +56,13 @@ def simulate(
     voxtier frames simulate trace.txt
     voxtier frames simulate trace.txt --budgets 64MiB,256MiB,1GiB --html curves.html
 
-    A line of a trace is ``KEY BYTES`` or ``KEY BYTES scan``, separated by a tab or the last blanks. The
-    policy of voxtier's memory is scan_aware; belady knows the future and is the upper bound. Exit code 1 when
-    the trace is empty.
+    A trace has a line ``KEY BYTES`` or ``KEY BYTES scan``, separated by a tab or the last blanks, for each
+    request to your server, in the order of its log. KEY is any name of the file that was asked for, such as
+    its UID; BYTES is what its table takes in memory (`voxtier frames priority --json`); ``scan`` marks the
+    requests of a program that reads everything once.
+
+    The policy of voxtier's memory is scan_aware; belady knows the future and is the upper bound. Exit code 1
+    when the trace is empty.
     """
     from voxtier._core import simulate as replay
 

@@ -169,7 +169,7 @@ def stats(uri: str, obs_id: str | None, as_json: bool) -> int:
 
 @click.command()
 @click.argument("uri")
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=NewFile("NIfTI", ".nii.gz", ".nii", or_folder=True))
 @OBS
 @AS_JSON
 def export(uri: str, output: Path, obs_id: str | None, as_json: bool) -> int:

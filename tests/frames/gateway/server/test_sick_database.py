@@ -123,6 +123,14 @@ def test_a_late_database_is_waited_for_and_indexed_into(server: EmbeddedServer, 
     assert said.count("tried again") == said.count("not ready until") == 1
 
 
+def test_refused_files_of_an_unchanged_archive_are_new_in_no_run(serve: Serve, folder: Path) -> None:
+    (folder / "bad.dcm").write_bytes(b"no image" * 30)
+    for new in (1, 0):
+        serving = serve()
+        serving.wait_for_line(f"indexed: 2 files, {new} new, 1 refused")
+        serving.end()
+
+
 def test_an_index_that_its_owner_upgrades_later_is_indexed_into(server: EmbeddedServer, serve: Serve) -> None:
     """As where the gateways of a new version start before the owner of the index has run anything of it."""
     run_migrations(server.conninfo(), 1, 7)
