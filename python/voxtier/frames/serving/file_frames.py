@@ -84,6 +84,7 @@ class FileFrames:
             Why the first copy that is there is refused, or cannot be read.
         """
         failures: dict[str, FormatError | OSError] = {}
+        hidden = others = 0
         try:
             for path in self._uids.candidates(uid):
                 if path in failures:  # the one that was tried last comes first, and again in its place
@@ -92,6 +93,7 @@ class FileFrames:
                 try:
                     found = answer(path)
                 except NotFoundError:  # not for these groups; for others it may be the right file
+                    hidden += 1
                     continue
                 except BackendError:
                     raise
@@ -104,6 +106,7 @@ class FileFrames:
                     found = None
                 if found is not None:
                     return found
+                others += 1
                 self._uids.forget(uid, path)
                 self._cache.invalidate(path)
                 self._files.forget(path)
@@ -112,6 +115,8 @@ class FileFrames:
                 raise
         for failure in failures.values():
             raise failure
+        if hidden and not others:  # in the words for one that the index does not hold
+            raise self._uids.missing(uid)
         raise NotFoundError(
             f"{uid}: no file that source {self._source!r} of the index names holds this SOP Instance now: "
             "run `voxtier index` again"

@@ -10,8 +10,9 @@ from voxtier.errors import BackendError, FormatError
 from voxtier.frames.dicom.table import TableResult, Verify, read_table, state_of
 from voxtier.frames.memory.cache import Class, FrameCache, LoadResult
 from voxtier.frames.serving.counters import Counters
+from voxtier.frames.serving.files.open_files import own_name
 from voxtier.frames.serving.index.index_client import IndexClient
-from voxtier.frames.serving.index.write_back import WriteBack
+from voxtier.frames.serving.index.write_back import Linked, WriteBack
 from voxtier.frames.sources.objects import RemoteObject
 from voxtier.frames.store.row import IndexAnswer
 
@@ -134,5 +135,7 @@ class TableLoader:
 
     def _compute(self, path: str, source: Source, verify: Verify) -> FrameTable:
         table = read_table(source, verify=verify)
-        self._write_back.add_table(TableResult(path, table, None))
+        result = TableResult(path, table, None)
+        is_linked = isinstance(source, int) and own_name(path, source) != path
+        self._write_back.add_table(Linked(result) if is_linked else result)
         return table

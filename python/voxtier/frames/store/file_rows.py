@@ -93,7 +93,13 @@ class FileRows:
         return self.database.run(work)
 
     def upsert_rows(
-        self, source: str, rows: bytes, *, force: bool = False, are_new: bool = False
+        self,
+        source: str,
+        rows: bytes,
+        *,
+        force: bool = False,
+        are_new: bool = False,
+        by_reader: bool = False,
     ) -> UpsertCounts:
         """Write one batch of rows, all or none of them.
 
@@ -108,6 +114,9 @@ class FileRows:
         are_new : bool
             Whether the index knew none of the files a moment ago: then the rows are inserted, and merged
             only if that fails.
+        by_reader : bool
+            Whether somebody read the files, which shows them to nobody else: rows of instances of which
+            another file is for some groups alone are left out, and count as unchanged.
 
         Returns
         -------
@@ -117,8 +126,15 @@ class FileRows:
         check_source(source)
 
         return self.database.run(
-            lambda connection: write_rows(connection, source, rows, force=force, are_new=are_new)
+            lambda connection: write_rows(
+                connection, source, rows, force=force, are_new=are_new, by_reader=by_reader
+            )
         )
+
+    def names_paths(self) -> bool:
+        """Return whether rules or claims name paths, by which groups may see what lies there."""
+        [(answer,)] = self.query(statements.NAMES_PATHS, ())
+        return bool(answer)
 
     def upsert(self, source: str, results: Iterable[TableResult], *, force: bool = False) -> UpsertCounts:
         """Write results of reading files, in batches.

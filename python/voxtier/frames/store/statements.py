@@ -90,6 +90,18 @@ _COUNTS = """
 )
 SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM merged
 """
+# What a reader found at a path may be a copy of, or a link to, an instance that only some groups see under
+# the name that it has in the index: a row of its own would show it to everybody. A row of an older instance
+# stays, as it says nothing of the file that is there now.
+LEAVE_OUT_COPIES = f"""
+DELETE FROM pg_temp.{_STAGING} AS given
+WHERE EXISTS (
+    SELECT FROM voxtier.file AS f WHERE f.source_id = {SOURCE_ID} AND f.key <> given.key
+        AND hashtextextended(f.sop_instance_uid, 0) = hashtextextended(given.sop_instance_uid, 0)
+        AND f.sop_instance_uid = given.sop_instance_uid AND f.allowed_groups IS NOT NULL
+) AND NOT EXISTS (
+    SELECT FROM voxtier.file AS f WHERE f.key = given.key AND f.sop_instance_uid = given.sop_instance_uid)
+"""
 # A fifth less work; it fails where another run was faster with one of the files.
 INSERT = _INSERT + _COUNTS
 # An expired key, a broken disk or a file that is gone takes nothing away: what was read stays, with the state
@@ -128,6 +140,12 @@ FROM unnest(%s::uuid[]) AS given (key) JOIN voxtier.file AS f USING (key)
 # In the name of a user's groups, until the transaction ends.
 SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
 MAY_READ = "SELECT voxtier.groups_may_read(%(key)s, %(source)s, %(path)s, %(sop)s, %(groups)s::text[])"
+
+# Whether paths are named by which groups may see what lies there, whatever instance it is.
+NAMES_PATHS = """
+SELECT EXISTS (SELECT FROM voxtier.access_rule)
+    OR EXISTS (SELECT FROM voxtier.claim WHERE allowed_groups IS NOT NULL)
+"""
 
 # Groups that another index or table had for files, indexed or not; rules of this index come first.
 RESTRICT = (

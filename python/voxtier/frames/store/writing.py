@@ -16,7 +16,7 @@ COPY_TRAILER = b"\xff\xff"
 
 
 def write_rows(
-    connection: Connection, source: str, rows: bytes, *, force: bool, are_new: bool
+    connection: Connection, source: str, rows: bytes, *, force: bool, are_new: bool, by_reader: bool
 ) -> UpsertCounts:
     """Write rows, all or none of them.
 
@@ -32,6 +32,8 @@ def write_rows(
         Also write rows that change nothing.
     are_new : bool
         Insert the rows, and merge them only if one is there already.
+    by_reader : bool
+        Leave out what a reader must not add: see `FileRows.upsert_rows`.
 
     Returns
     -------
@@ -46,6 +48,8 @@ def write_rows(
             for part in (COPY_HEADER, rows, COPY_TRAILER):
                 copy.write(part)
         staged = cursor.rowcount
+        if by_reader:
+            cursor.execute(statements.LEAVE_OUT_COPIES.encode(), values)
         if not are_new or not _inserts(cursor, values):
             cursor.execute(statements.MERGE.encode(), values)
         inserted, updated = cursor.fetchone() or (0, 0)

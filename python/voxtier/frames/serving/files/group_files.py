@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from voxtier.errors import FormatError, NotFoundError, SourceError
-from voxtier.frames.serving.files.open_files import GONE, OpenFile, OpenFiles
+from voxtier.frames.serving.files.open_files import GONE, OpenFile, OpenFiles, own_name
 from voxtier.frames.serving.files.remote_file import RemoteFile
 from voxtier.frames.serving.index.index_client import IndexClient
 from voxtier.frames.sources.address import is_text
@@ -46,9 +46,9 @@ class GroupFiles(OpenFiles):
         try:
             file = super().take(path)
         except SourceError as error:
-            if error.errno not in GONE:
-                raise
-            raise NotFoundError(refusal) from None
+            if error.errno in GONE or not self._may_read(path, None):
+                raise NotFoundError(refusal) from None
+            raise
         try:
             may_read = self._may_read(path, file)
         except BaseException as error:
@@ -65,16 +65,20 @@ class GroupFiles(OpenFiles):
         """Return None: the index has to be asked."""
         return None
 
-    def _may_read(self, path: str, file: OpenFile | RemoteFile) -> bool:
+    def _may_read(self, path: str, file: OpenFile | RemoteFile | None) -> bool:
+        """Return whether a file is shown, under the name that is asked for and under its own."""
         if not is_text(path):  # no rule can name it
             return False
         try:
-            instance = file.instance() or None
+            instance = (file.instance() or None) if file is not None else None
         except FormatError:  # those who may read the file are told when they do
             instance = None
+        names = {path}
+        if isinstance(file, OpenFile):
+            names.add(own_name(path, file.source))
 
         def question(store: FrameStore) -> bool:
             assert isinstance(store, GroupStore)
-            return store.may_read(self._source, path, instance)
+            return all(store.may_read(self._source, name, instance) for name in names)
 
         return self._index.ask(question, awaits_start=True)

@@ -152,6 +152,15 @@ class OpenFiles:
             file.close()
 
 
+def own_name(path: str, descriptor: int) -> str:
+    """Return the name of an open file, links resolved, whatever its path has come to name."""
+    try:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - text all the way
+    except OSError:  # another system than Linux
+        return os.path.realpath(path)
+    return path if name == f"{path} (deleted)" else name  # replaced since it was opened
+
+
 def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

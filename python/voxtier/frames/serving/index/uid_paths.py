@@ -65,13 +65,15 @@ class UidPaths:
             raise NotFoundError(f"{uid}: without an index (store=None), give a path instead of a UID")
         found = self._index.ask(lambda store: store.copies_of(uid, self._source), awaits_start=True)
         if not found and last is None:
-            raise NotFoundError(
-                f"{uid}: source {self._source!r} of the index does not hold this SOP Instance"
-            )
+            raise self.missing(uid)
         for each in found:
             if isinstance(each.found, FrameTable):
                 self.remember(uid, each.path, state_of(each.found) if each.found.etag else None)
             yield each.path
+
+    def missing(self, uid: str) -> NotFoundError:
+        """Return the error for a UID that the index does not hold, or does not show."""
+        return NotFoundError(f"{uid}: source {self._source!r} of the index does not hold this SOP Instance")
 
     def remember(self, uid: str, path: str, state: Fingerprint | None = None) -> None:
         """Keep a path as the one to try first; beyond 100,000 UIDs the oldest are forgotten.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from voxtier._core import encode_rows, file_key
 from voxtier.errors import BackendError, ConfigError
@@ -18,9 +18,16 @@ from voxtier.frames.memory.cache import FrameCache
 from voxtier.frames.store.store import FrameStore
 from voxtier.system.workers import start_thread
 
+
+class Linked(NamedTuple):
+    """The table of a file that has another name than the one by which it was asked for."""
+
+    result: TableResult
+
+
 #: A table, and the row of one that was computed elsewhere. The writer encodes: it takes a table of 10^5
 #: frames 0.4 ms, which the thread that asks for a frame need not wait for.
-_Waiting: TypeAlias = TableResult | bytes
+_Waiting: TypeAlias = TableResult | Linked | bytes
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +89,7 @@ class WriteBack:
             if self._thread is None and not self._closed:
                 self._thread = start_thread(self._run, "voxtier-write-back")
 
-    def add_table(self, result: TableResult) -> None:
+    def add_table(self, result: TableResult | Linked) -> None:
         """Add a computed table to those that wait to be written."""
         self._add(self.sources[0], result)
 
@@ -166,11 +173,15 @@ class WriteBack:
         assert self.store is not None
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
-            encoded, _ = encode_rows(source, [row for row in batch if isinstance(row, TableResult)])
             try:
-                self.store.upsert_rows(
-                    source, encoded + b"".join(row for row in batch if isinstance(row, bytes))
-                )
+                tables = [row for row in batch if isinstance(row, TableResult)]
+                linked = [row.result for row in batch if isinstance(row, Linked)]
+                # A rule for the file's own name holds for no other, by which everybody would see it.
+                if linked and not self.store.names_paths():
+                    tables += linked
+                encoded, _ = encode_rows(source, tables)
+                encoded += b"".join(row for row in batch if isinstance(row, bytes))
+                self.store.upsert_rows(source, encoded, by_reader=True)
             except BackendError:
                 self._counts["flush_errors"] += 1
                 self._put_back(source, rows[start:])
