@@ -121,7 +121,7 @@ class GroupMethods(Backend):
             add_source(connection, source, sets_groups=True)
             [(rule_id,)] = connection.execute(statements.ADD_RULE.encode(), rule).fetchall()
             connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
-            return _apply(connection, source, prefix)
+            return _change_groups(connection, statements.APPLY_RULES, source, prefix)
 
         return self.run(work)
 
@@ -139,6 +139,8 @@ class GroupMethods(Backend):
     ) -> int | list[str] | None:
         """Bring the groups of all files of a table up to date with Unity Catalog.
 
+        Groups that a writer or an import named for a file stay where no rule is of it.
+
         Parameters
         ----------
         uc_table_name : str or None
@@ -153,7 +155,8 @@ class GroupMethods(Backend):
         -------
         int, list of str or None
             With a client the number of files whose groups changed; without, the groups that pass the table's
-            row filter, or None when it has none and everyone sees its files.
+            row filter, or None when it has none and everyone sees its files, but for those that a writer or
+            an import restricted.
 
         Raises
         ------
@@ -180,24 +183,26 @@ class GroupMethods(Backend):
                 for rule_id, uids in found:
                     connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
                     connection.execute(statements.ADD_INSTANCES.encode(), {"rule": rule_id, "uids": uids})
-                return _apply(connection, source, "")
+                return _change_groups(connection, statements.APPLY_RULES, source)
 
             return self.run(work)
         groups = row_filter_groups(self.host, self.token, source)
 
         def replace(connection: Connection) -> None:
             add_source(connection, source, sets_groups=True)
+            if groups is None:
+                _change_groups(connection, statements.LIFT_RULES, source)
             connection.execute(statements.DROP_RULES.encode(), {"source": source})
             for group in groups or ():
                 rule = {"source": source, "prefix": "", "group": group, "type": "full"}
                 connection.execute(statements.ADD_RULE.encode(), rule | {"filter": None, "description": None})
-            _apply(connection, source, "")
+            _change_groups(connection, statements.APPLY_RULES, source)
 
         self.run(replace)
         return groups
 
     def reset_allowed_groups(self, uc_table_name: str | None = None) -> int:
-        """Let everyone see the files of a table; return the number of files changed.
+        """Let everyone see all files of a table; return the number of files changed.
 
         Its rules are out of force until they are set again, or until `sync_uc_row_filters` asks their
         conditions.
@@ -207,7 +212,7 @@ class GroupMethods(Backend):
         def work(connection: Connection) -> int:
             connection.execute(lock_groups(source, exclusive=True).encode())
             connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": False})
-            return _apply(connection, source, "")
+            return _change_groups(connection, statements.OPEN, source)
 
         return self.run(work)
 
@@ -232,9 +237,9 @@ def _ask(client: SqlClient, table: str, group: str, condition: str) -> list[str]
         ) from error
 
 
-def _apply(connection: Connection, source: str, prefix: str) -> int:
-    """Write the groups that the rules in force give to files; return the number of files changed."""
+def _change_groups(connection: Connection, statement: str, source: str, prefix: str = "") -> int:
+    """Give the files of a source whose paths begin so other groups; return how many were changed."""
     changed: int
     parameters = {"source": source, "prefix": prefix}
-    [(changed,)] = connection.execute(statements.APPLY_RULES.encode(), parameters).fetchall()
+    [(changed,)] = connection.execute(statement.encode(), parameters).fetchall()
     return changed

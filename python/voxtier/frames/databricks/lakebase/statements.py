@@ -144,15 +144,35 @@ FROM voxtier.access_rule WHERE source_id = {SOURCE_ID} ORDER BY rule_id
 """
 SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {SOURCE_ID}"
 DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {SOURCE_ID}"
-_APPLIED = f"""
-UPDATE voxtier.{{table}} AS f
-SET allowed_groups = voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
-WHERE f.source_id = {SOURCE_ID} AND starts_with(f.path, %(prefix)s)
-    AND f.allowed_groups IS DISTINCT FROM voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)
-RETURNING f.key
-"""
-# Returns the number of files; one that is indexed and claimed has two rows.
-APPLY_RULES = f"""
-WITH files AS ({_APPLIED.format(table="file")}), claims AS ({_APPLIED.format(table="claim")})
+_BY_RULE = "voxtier.groups_by_rule(f.source_id, f.path, f.sop_instance_uid)"
+
+
+def _changed(groups: str) -> str:
+    """Return a statement that gives files their groups, and returns how many it changed.
+
+    One that is indexed and claimed has two rows.
+    """
+    files, claims = (
+        f"""
+    UPDATE voxtier.{table} AS f SET allowed_groups = {groups}
+    WHERE f.source_id = {SOURCE_ID} AND starts_with(f.path, %(prefix)s)
+        AND f.allowed_groups IS DISTINCT FROM {groups}
+    RETURNING f.key"""
+        for table in ("file", "claim")
+    )
+    return f"""
+WITH files AS ({files}
+), claims AS ({claims}
+)
 SELECT count(*) FROM (SELECT key FROM files UNION SELECT key FROM claims) AS changed
 """
+
+
+# Where no rule fits, what a writer or an import named stays.
+APPLY_RULES = _changed(f"coalesce({_BY_RULE}, f.allowed_groups)")
+# Before the rules go: what they did not give stays.
+LIFT_RULES = _changed(
+    f"""CASE WHEN {_BY_RULE} IS NULL THEN f.allowed_groups ELSE nullif(
+        ARRAY(SELECT unnest(f.allowed_groups) EXCEPT SELECT unnest({_BY_RULE})), '{{}}') END"""
+)
+OPEN = _changed("NULL")
