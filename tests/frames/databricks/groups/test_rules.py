@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from frames.dicom.catalogue import TABLE, native
+from voxtier.errors import BackendError
 from voxtier.frames import LakebaseUtils, read_table
 from voxtier.frames.databricks.lakebase import groups as group_methods
 from voxtier.frames.dicom.table import TableResult
@@ -70,3 +71,70 @@ def test_a_synchronisation_keeps_what_a_writer_restricted(
     assert seen_by(lakebase, path, "ward", "staff") == seen_by(lakebase, trial, "ward", "staff") == ["staff"]
     assert lakebase.reset_allowed_groups(TABLE) == 2
     assert seen_by(lakebase, path) == seen_by(lakebase, trial) == ["a stranger"]
+
+
+def synchronise_anew(lakebase: LakebaseUtils) -> None:
+    """What the catalogue says by now: the older answer is still on its way."""
+    lakebase.sync_uc_row_filters(TABLE, Warehouse(consent=["2.25.1.2"], public=[]))
+
+
+# What happens while the warehouse answers; and which instances the group sees in the end: those that it would
+# see if that had come before the synchronisation.
+MEANWHILE: dict[str, tuple[Callable[[LakebaseUtils], object], list[int]]] = {
+    "another condition": (lambda lake: lake.upsert_access_rule(TABLE, "team", "conditional", "public"), [3]),
+    "the same, described": (
+        lambda lake: lake.upsert_access_rule(TABLE, "team", "conditional", "consent", "as before"),
+        [2],
+    ),
+    "all files": (lambda lake: lake.upsert_access_rule(TABLE, "team"), [1, 2, 3]),
+    "rules that go": (lambda lake: lake.sync_uc_row_filters(TABLE), []),
+    "a reset": (lambda lake: lake.reset_allowed_groups(TABLE), [2]),
+    "another synchronisation": (synchronise_anew, [2]),
+    "a rule more": (
+        lambda lake: lake.upsert_access_rule(TABLE, "team", "conditional", "public", path_prefix="/data/"),
+        [3],
+    ),
+    "nothing": (lambda _: None, [1]),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_an_answer_of_the_warehouse_counts_for_the_rule_that_was_asked(
+    lakebase: LakebaseUtils, dsn: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_methods, "row_filter_groups", lambda *_: ["staff"])
+    paths = {seed: f"/data/{seed}.dcm" for seed in (1, 2, 3)}
+    for seed, path in paths.items():
+        add_row(lakebase, path, seed)
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent")
+    change, visible = MEANWHILE[what]
+
+    class Slow(Warehouse):
+        def execute(self, query: str, parameters: object = None) -> list[tuple[str]]:
+            answer = super().execute(query, parameters)
+            if self.found["consent"] == ["2.25.1.1"]:
+                with LakebaseUtils(dsn=dsn, uc_table_name=TABLE) as other:
+                    change(other)
+                if what != "nothing":
+                    self.found["consent"] = ["2.25.1.2"]
+            return answer
+
+    lakebase.sync_uc_row_filters(TABLE, Slow(consent=["2.25.1.1"], public=["2.25.1.3"]))
+    assert [seed for seed, path in paths.items() if seen_by(lakebase, path, "team") == ["team"]] == visible
+
+
+def test_rules_that_change_whenever_they_are_asked_end_a_synchronisation(
+    lakebase: LakebaseUtils, dsn: str
+) -> None:
+    add_row(lakebase, "/a.dcm")
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent")
+
+    class Restless(Warehouse):
+        def execute(self, query: str, parameters: object = None) -> list[tuple[str]]:
+            with LakebaseUtils(dsn=dsn, uc_table_name=TABLE) as other:
+                other.upsert_access_rule(TABLE, "team", "conditional", "consent")
+            return super().execute(query, parameters)
+
+    with pytest.raises(BackendError, match=f"rules of {TABLE} were changed .* synchronise again"):
+        lakebase.sync_uc_row_filters(TABLE, Restless(consent=["2.25.1.1"]))
+    assert seen_by(lakebase, "/a.dcm", "team") == []

@@ -19,6 +19,9 @@ from voxtier.frames.store.groups import is_group_name
 from voxtier.frames.store.statements import lock_groups
 from voxtier.postgres.connection import Connection
 
+# How often a synchronisation asks about rules that others change meanwhile.
+_MOST_ROUNDS = 5
+
 
 class SqlClient(Protocol):
     """A client of a SQL warehouse, as the published gateway has one."""
@@ -166,26 +169,12 @@ class GroupMethods(Backend):
         NotFoundError
             Unity Catalog has no such table, or not the function of its row filter. Nothing is changed.
         BackendError
-            The warehouse refuses a condition; Databricks refuses, or does not answer. Nothing is changed.
+            The warehouse refuses a condition, or others change the rules each time that it is asked;
+            Databricks refuses, or does not answer. Nothing is changed.
         """
         source = self.source(uc_table_name)
         if sql_client is not None:
-            rules = self.rows(statements.RULES, {"source": source})
-            found = [
-                (rule_id, _ask(sql_client, source, group, condition))
-                for rule_id, group, access_type, condition, *_ in rules
-                if access_type == "conditional"
-            ]
-
-            def work(connection: Connection) -> int:
-                connection.execute(lock_groups(source, exclusive=True).encode())
-                connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": True})
-                for rule_id, uids in found:
-                    connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
-                    connection.execute(statements.ADD_INSTANCES.encode(), {"rule": rule_id, "uids": uids})
-                return _change_groups(connection, statements.APPLY_RULES, source)
-
-            return self.run(work)
+            return self._sync_conditions(source, sql_client)
         groups = row_filter_groups(self.host, self.token, source)
 
         def replace(connection: Connection) -> None:
@@ -200,6 +189,38 @@ class GroupMethods(Backend):
 
         self.run(replace)
         return groups
+
+    def _sync_conditions(self, source: str, client: SqlClient) -> int:
+        """Ask the conditions of the rules, and put them in force; return the number of files changed.
+
+        The warehouse takes its time, and no lock is held meanwhile: an answer counts for a rule that nobody
+        wrote since, else the rule is asked again. So an older answer never replaces a newer one.
+        """
+        asked: dict[tuple[int, str], list[str]] = {}
+
+        def work(connection: Connection) -> int | None:
+            connection.execute(lock_groups(source, exclusive=True).encode())
+            rules = connection.execute(statements.CONDITIONS.encode(), {"source": source}).fetchall()
+            if any((rule_id, writer) not in asked for rule_id, writer, *_ in rules):
+                return None
+            connection.execute(statements.SET_IN_FORCE.encode(), {"source": source, "in_force": True})
+            for rule_id, writer, *_ in rules:
+                found = {"rule": rule_id, "uids": asked[rule_id, writer]}
+                connection.execute(statements.FORGET_INSTANCES.encode(), found)
+                connection.execute(statements.ADD_INSTANCES.encode(), found)
+            return _change_groups(connection, statements.APPLY_RULES, source)
+
+        for _ in range(_MOST_ROUNDS):
+            for rule_id, writer, group, condition in self.rows(statements.CONDITIONS, {"source": source}):
+                if (rule_id, writer) not in asked:
+                    asked[rule_id, writer] = _ask(client, source, group, condition)
+            changed = self.run(work)
+            if changed is not None:
+                return changed
+        raise BackendError(
+            f"the rules of {source} were changed each of the {_MOST_ROUNDS} times that the warehouse was "
+            "asked: synchronise again when nobody else sets or synchronises them"
+        )
 
     def reset_allowed_groups(self, uc_table_name: str | None = None) -> int:
         """Let everyone see all files of a table; return the number of files changed.

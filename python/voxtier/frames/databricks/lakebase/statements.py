@@ -132,7 +132,6 @@ ON CONFLICT (source_id, path_prefix, group_name) DO UPDATE SET
     = ROW(excluded.access_type, excluded.uc_filter_sql, excluded.description, true)
 RETURNING rule_id
 """
-# What an older condition found says nothing of another one.
 FORGET_INSTANCES = "DELETE FROM voxtier.rule_instance WHERE rule_id = %(rule)s"
 ADD_INSTANCES = """
 INSERT INTO voxtier.rule_instance (rule_id, sop_instance_uid)
@@ -141,6 +140,11 @@ SELECT DISTINCT %(rule)s::bigint, uid FROM unnest(%(uids)s::text[]) AS uid
 RULES = f"""
 SELECT rule_id, group_name, access_type, uc_filter_sql, description, path_prefix, in_force
 FROM voxtier.access_rule WHERE source_id = {SOURCE_ID} ORDER BY rule_id
+"""
+# With each rule the transaction that wrote it last.
+CONDITIONS = f"""
+SELECT rule_id, xmin::text, group_name, uc_filter_sql
+FROM voxtier.access_rule WHERE source_id = {SOURCE_ID} AND access_type = 'conditional' ORDER BY rule_id
 """
 SET_IN_FORCE = f"UPDATE voxtier.access_rule SET in_force = %(in_force)s WHERE source_id = {SOURCE_ID}"
 DROP_RULES = f"DELETE FROM voxtier.access_rule WHERE source_id = {SOURCE_ID}"
