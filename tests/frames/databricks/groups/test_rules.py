@@ -138,3 +138,32 @@ def test_rules_that_change_whenever_they_are_asked_end_a_synchronisation(
     with pytest.raises(BackendError, match=f"rules of {TABLE} were changed .* synchronise again"):
         lakebase.sync_uc_row_filters(TABLE, Restless(consent=["2.25.1.1"]))
     assert seen_by(lakebase, "/a.dcm", "team") == []
+
+
+@pytest.mark.parametrize("after_reset", [False, True])
+def test_a_condition_that_is_set_again_as_it_was_keeps_what_it_found(
+    lakebase: LakebaseUtils, *, after_reset: bool
+) -> None:
+    def seen() -> list[str]:
+        return [path for path in paths if seen_by(lakebase, path, "team") == ["team"]]
+
+    paths = ["/data/1.dcm", "/data/2.dcm"]
+    for seed, path in enumerate(paths, 1):
+        add_row(lakebase, path, seed)
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent")
+    lakebase.upsert_access_rule(TABLE, "others", "conditional", "public")
+    lakebase.sync_uc_row_filters(TABLE, Warehouse(consent=["2.25.1.1"], public=["2.25.1.2"]))
+    if after_reset:
+        assert lakebase.reset_allowed_groups(TABLE) == 2
+    changed = lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent", "described")
+    assert changed == (2 if after_reset else 0)
+    assert seen() == paths[:1]
+    assert lakebase.get_access_rules(TABLE)[0]["description"] == "described"
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "public")
+    assert seen() == [], "of another condition nothing is known"
+    lakebase.upsert_access_rule(TABLE, "team")
+    assert seen() == paths
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent")
+    assert seen() == []
+    lakebase.upsert_access_rule(TABLE, "others", "conditional", "public")
+    assert seen_by(lakebase, paths[1], "others") == ["others"], "that of another rule stays"

@@ -81,7 +81,8 @@ class GroupMethods(Backend):
         group_name : str
             Name of the group.
         access_type : {"full", "conditional"}
-            All files, or the instances that `uc_filter_sql` finds, once `sync_uc_row_filters` has asked it.
+            All files, or the instances that `uc_filter_sql` finds, once `sync_uc_row_filters` has asked it. A
+            condition that is set again as it was keeps what it found.
         uc_filter_sql : str or None
             Condition of a conditional rule, in the SQL of the catalogue.
         description : str or None
@@ -122,8 +123,8 @@ class GroupMethods(Backend):
 
         def work(connection: Connection) -> int:
             add_source(connection, source, sets_groups=True)
-            [(rule_id,)] = connection.execute(statements.ADD_RULE.encode(), rule).fetchall()
-            connection.execute(statements.FORGET_INSTANCES.encode(), {"rule": rule_id})
+            connection.execute(statements.FORGET_OTHER_CONDITION.encode(), rule)
+            connection.execute(statements.ADD_RULE.encode(), rule)
             return _change_groups(connection, statements.APPLY_RULES, source, prefix)
 
         return self.run(work)

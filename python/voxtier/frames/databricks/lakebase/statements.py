@@ -130,7 +130,12 @@ VALUES ({SOURCE_ID}, %(prefix)s, %(group)s, %(type)s, %(filter)s, %(description)
 ON CONFLICT (source_id, path_prefix, group_name) DO UPDATE SET
     (access_type, uc_filter_sql, description, in_force)
     = ROW(excluded.access_type, excluded.uc_filter_sql, excluded.description, true)
-RETURNING rule_id
+"""
+# What an older condition found says nothing of another one.
+FORGET_OTHER_CONDITION = f"""
+DELETE FROM voxtier.rule_instance AS found USING voxtier.access_rule AS r
+WHERE found.rule_id = r.rule_id AND r.source_id = {SOURCE_ID} AND r.path_prefix = %(prefix)s
+    AND r.group_name = %(group)s AND r.uc_filter_sql IS DISTINCT FROM %(filter)s::text
 """
 FORGET_INSTANCES = "DELETE FROM voxtier.rule_instance WHERE rule_id = %(rule)s"
 ADD_INSTANCES = """
