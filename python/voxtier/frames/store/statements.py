@@ -43,6 +43,12 @@ def lock_groups(source: str, *, exclusive: bool = False) -> str:
     return f"SELECT pg_advisory_xact_lock{'' if exclusive else '_shared'}({_GROUPS_LOCK}, {of_name})"
 
 
+def own_groups(row: str) -> str:
+    """Return the query for the groups of a row that no rule gave it; what rules gave was for its instance."""
+    by_rule = f"voxtier.groups_by_rule({row}.source_id, {row}.path, {row}.sop_instance_uid)"
+    return f"SELECT unnest({row}.allowed_groups) EXCEPT SELECT unnest({by_rule})"
+
+
 # A temporary table outlives its transaction, and behind a pooler its client: it is named by its columns, so
 # that another version of voxtier does not meet it.
 _STAGING = f"voxtier_staging_{crc32(_columns.encode()):08x}"
@@ -74,8 +80,7 @@ WITH merged AS (
     SELECT DISTINCT ON (key) {SOURCE_ID}, statement_timestamp(),
         coalesce(CASE WHEN EXISTS (SELECT FROM voxtier.claim) THEN (
                 SELECT CASE WHEN NOT EXISTS (SELECT FROM voxtier.access_rule) THEN c.allowed_groups ELSE
-                    ARRAY(SELECT unnest(c.allowed_groups)
-                    EXCEPT SELECT unnest(voxtier.groups_by_rule(c.source_id, c.path, c.sop_instance_uid))
+                    ARRAY({own_groups("c")}
                     UNION SELECT unnest(
                         voxtier.groups_by_rule(c.source_id, given.path, given.sop_instance_uid))) END
                 FROM voxtier.claim AS c WHERE c.key = given.key AND c.allowed_groups IS NOT NULL) END,

@@ -28,13 +28,13 @@ class Warehouse:
 
 def add_row(lakebase: LakebaseUtils, path: str, seed: int = 1) -> None:
     """Add a row as an index run does, of the SOP Instance 2.25.1.`seed`."""
-    lakebase.store.upsert(TABLE, [TableResult(path, read_table(native(seed)), None)])
+    lakebase.store.upsert(TABLE, [TableResult(path, read_table(native(seed)), None)], force=True)
 
 
 def seen_by(lakebase: LakebaseUtils, path: str, *groups: str) -> list[str]:
     """Return which of the groups, and of a group that nothing names, see frames of a file."""
-    asked = [*groups, "a stranger"]
-    return [each for each in asked if lakebase.retrieve_frame_range(path, 0, user_groups=[each]) is not None]
+    query = "SELECT FROM voxtier.dicom_frames WHERE filename = %s LIMIT 1"
+    return [each for each in (*groups, "a stranger") if lakebase.rows(query, (path,), [each])]
 
 
 WRITERS: dict[str, Callable[[LakebaseUtils, str], object]] = {
@@ -167,3 +167,37 @@ def test_a_condition_that_is_set_again_as_it_was_keeps_what_it_found(
     assert seen() == []
     lakebase.upsert_access_rule(TABLE, "others", "conditional", "public")
     assert seen_by(lakebase, paths[1], "others") == ["others"], "that of another rule stays"
+
+
+def name_instance(lakebase: LakebaseUtils, path: str, seed: int, groups: list[str] | None = None) -> None:
+    entry = {"local_path": path, "sop_instance_uid": f"2.25.1.{seed}"}
+    assert lakebase.insert_instance_paths_batch([entry], allowed_groups=groups) == 1
+
+
+@pytest.mark.parametrize("writer", [None, ["ward"]])
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (None, 1), (None, 2), (1, 1), (1, None)])
+def test_a_claim_of_another_instance_has_its_groups(
+    lakebase: LakebaseUtils, before: int | None, now: int | None, writer: list[str] | None
+) -> None:
+    """The condition found instance 1: whoever is claimed last decides, and then the file itself."""
+    path = "/data/a.dcm"
+    lakebase.upsert_access_rule(TABLE, "staff")
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent")
+    lakebase.sync_uc_row_filters(TABLE, Warehouse(consent=["2.25.1.1"]))
+    for seed, groups in ((before, writer), (now, None)):
+        if seed is None:
+            lakebase.insert_frame_range(path, 0, 0, 9, 0, allowed_groups=groups)
+        else:
+            name_instance(lakebase, path, seed, groups)
+    lakebase.insert_frame_range(path, 0, 0, 9, 0)
+    rest = ["staff", *(writer or [])]
+    asked = ("staff", "ward", "team")
+    is_of_team = (now or before) == 1
+    assert seen_by(lakebase, path, *asked) == rest + ["team"] * is_of_team
+    lakebase.reset_allowed_groups(TABLE)
+    lakebase.sync_uc_row_filters(TABLE, Warehouse(consent=["2.25.1.1"]))
+    if writer:
+        name_instance(lakebase, path, 2, writer)
+    for seed in (3, 1):
+        add_row(lakebase, path, seed)
+        assert seen_by(lakebase, path, *asked) == rest + ["team"] * (seed == 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxtier.frames.store.statements import ROW, SOURCE_ID
+from voxtier.frames.store.statements import ROW, SOURCE_ID, own_groups
 
 # Which rows a user may see: tested here too, as row security does not bind the owner.
 _SEES_F, _SEES_C = (
@@ -21,6 +21,7 @@ WHERE c.key = ANY(%(keys)s) AND {_SEES_C}
 ORDER BY c.key, s.frame
 """
 
+# A claim of another instance than before keeps what no rule gave it, and gets the groups of the new one.
 CLAIM = f"""
 INSERT INTO voxtier.claim AS c (key, source_id, path, inserted_at, transfer_syntax_uid, sop_instance_uid,
     series_instance_uid, study_instance_uid, num_frames, allowed_groups)
@@ -37,7 +38,12 @@ ON CONFLICT (key) DO UPDATE SET
     series_instance_uid = coalesce(excluded.series_instance_uid, c.series_instance_uid),
     study_instance_uid = coalesce(excluded.study_instance_uid, c.study_instance_uid),
     num_frames = coalesce(excluded.num_frames, c.num_frames),
-    allowed_groups = CASE WHEN %(groups)s::text[] IS NULL THEN c.allowed_groups
+    allowed_groups = CASE
+        WHEN excluded.sop_instance_uid IS NOT NULL
+            AND excluded.sop_instance_uid IS DISTINCT FROM c.sop_instance_uid
+            AND voxtier.groups_by_rule(c.source_id, c.path, NULL) IS NOT NULL
+        THEN ARRAY({own_groups("c")} UNION SELECT unnest(excluded.allowed_groups))
+        WHEN %(groups)s::text[] IS NULL THEN c.allowed_groups
         ELSE ARRAY(SELECT DISTINCT unnest(c.allowed_groups || %(groups)s::text[])) END
 """
 # The rows that the index has of the same files: what everyone saw is now for the groups of the claim.
@@ -181,7 +187,6 @@ SELECT count(*) FROM (SELECT key FROM files UNION SELECT key FROM claims) AS cha
 APPLY_RULES = _changed(f"coalesce({_BY_RULE}, f.allowed_groups)")
 # Before the rules go: what they did not give stays.
 LIFT_RULES = _changed(
-    f"""CASE WHEN {_BY_RULE} IS NULL THEN f.allowed_groups ELSE nullif(
-        ARRAY(SELECT unnest(f.allowed_groups) EXCEPT SELECT unnest({_BY_RULE})), '{{}}') END"""
+    f"CASE WHEN {_BY_RULE} IS NULL THEN f.allowed_groups ELSE nullif(ARRAY({own_groups('f')}), '{{}}') END"
 )
 OPEN = _changed("NULL")
