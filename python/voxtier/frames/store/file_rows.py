@@ -291,9 +291,17 @@ class FileRows:
             batch = [row for row in rows[start : start + BATCH] if path_fault(row[0]) is None]
             paths = [path for path, _ in batch]
             writers = [writer for _, writer in batch]
-            [(count,)] = self.change(statements.DELETE, (_file_keys(source, paths), paths, writers))
-            deleted += count
+            deleted += self._delete_batch(source, (_file_keys(source, paths), paths, writers))
         return deleted
+
+    def _delete_batch(self, source: str, rows: tuple[Keys, list[str], list[str | None]]) -> int:
+        def work(connection: Connection) -> int:
+            with connection.transaction():
+                connection.execute(statements.lock_groups(source).encode())
+                [(count,)] = fetch(connection, statements.DELETE, rows)
+                return int(count)
+
+        return self.database.run(work)
 
     def stream_rows(self, statement: str, parameters: Mapping[str, Any]) -> Generator[bytes, None, int]:
         """Stream what a statement copies to memory.

@@ -358,8 +358,8 @@ RETURNING key
 
 # Of a row that was last written by a given transaction, or by any where that is NULL. Groups that no rule
 # gave stay behind as a claim of the path alone: the file may come back, and must not be open to everyone
-# then.
-DELETE = """
+# then; with any instance, so that what a condition found for the one that is gone does not stay.
+DELETE = f"""
 WITH locked AS (
     SELECT f.key FROM voxtier.file AS f
     JOIN unnest(%s::uuid[], %s::text[], %s::text[]) AS given (key, path, writer) USING (key)
@@ -369,11 +369,15 @@ WITH locked AS (
     DELETE FROM voxtier.file AS f USING locked WHERE f.key = locked.key
     RETURNING f.key, f.source_id, f.path, f.sop_instance_uid, f.allowed_groups
 ), kept AS (
-    SELECT * FROM (
-        SELECT gone.key, gone.source_id, gone.path, coalesce(gone.allowed_groups, c.allowed_groups) AS groups,
-            voxtier.groups_by_rule(gone.source_id, gone.path, gone.sop_instance_uid) AS by_rule
+    SELECT key, source_id, path,
+        CASE WHEN by_path IS NULL THEN groups ELSE ARRAY(SELECT unnest(own) UNION SELECT unnest(by_path)) END
+            AS groups
+    FROM (
+        SELECT gone.key, gone.source_id, gone.path, ARRAY({own_groups("gone")}) AS own,
+            coalesce(gone.allowed_groups, c.allowed_groups) AS groups,
+            voxtier.groups_by_rule(gone.source_id, gone.path, NULL) AS by_path
         FROM gone LEFT JOIN voxtier.claim AS c USING (key)
-    ) AS known WHERE groups IS NOT NULL AND groups IS DISTINCT FROM by_rule
+    ) AS known WHERE CASE WHEN by_path IS NULL THEN groups IS NOT NULL ELSE own <> '{{}}' END
 ), swept AS (
     DELETE FROM voxtier.file_stats AS s USING gone WHERE s.key = gone.key
 ), unclaimed AS (

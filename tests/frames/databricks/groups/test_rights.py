@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from frames.databricks.groups.locks import waits_for_lock
 from frames.dicom.catalogue import TABLE, native, write_files
 from voxtier.errors import ConfigError
 from voxtier.frames import LakebaseUtils, read_table
@@ -279,17 +279,6 @@ RIGHTS: dict[str, Callable[[LakebaseUtils, str], object]] = {
         [{"local_path": path}], allowed_groups=["staff"]
     ),
 }
-
-
-def waits_for_lock(dsn: str) -> bool:
-    """Return whether a session waits for an advisory lock, within ten seconds."""
-    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        for _ in range(200):
-            if connection.execute(query).fetchone() != (0,):
-                return True
-            time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize("what", RIGHTS)

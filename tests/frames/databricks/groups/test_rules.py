@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
+from frames.databricks.groups.locks import waits_for_lock
 from frames.dicom.catalogue import TABLE, native
 from voxtier.errors import BackendError
 from voxtier.frames import LakebaseUtils, read_table
 from voxtier.frames.databricks.lakebase import groups as group_methods
 from voxtier.frames.dicom.table import TableResult
-from voxtier.frames.store.groups import restrict
+from voxtier.frames.store.groups import GroupStore, restrict
+from voxtier.frames.store.statements import lock_groups
 
 
 class Warehouse:
@@ -201,3 +205,47 @@ def test_a_claim_of_another_instance_has_its_groups(
     for seed in (3, 1):
         add_row(lakebase, path, seed)
         assert seen_by(lakebase, path, *asked) == rest + ["team"] * (seed == 1)
+
+
+@pytest.mark.parametrize("writer", [None, ["ward"]])
+@pytest.mark.parametrize("level", ["full", "conditional"])
+def test_a_file_that_comes_back_with_another_instance_has_its_groups(
+    lakebase: LakebaseUtils, level: str, writer: list[str] | None
+) -> None:
+    """What the condition found for the instance that is gone was no group of the path."""
+    path = "/data/a.dcm"
+    lakebase.upsert_access_rule(TABLE, "staff", level, None if level == "full" else "staffed")
+    lakebase.upsert_access_rule(TABLE, "team", "conditional", "consent")
+    lakebase.sync_uc_row_filters(TABLE, Warehouse(consent=["2.25.1.1"], staffed=["2.25.1.1", "2.25.1.2"]))
+    add_row(lakebase, path, 1)
+    if writer:
+        lakebase.insert_frame_range(path, 0, 0, 9, 0, allowed_groups=writer)
+    asked, rest = ("staff", "ward", "team"), ["staff", *(writer or [])]
+    assert seen_by(lakebase, path, *asked) == [*rest, "team"]
+    for seed, seen in ((2, rest), (3, rest[level == "conditional" :]), (1, [*rest, "team"])):
+        assert lakebase.store.prune(TABLE, is_gone=lambda _: True, force=True) == 1
+        for group in ("team", "a stranger"):
+            may = GroupStore(lakebase.store, [group]).may_read(TABLE, path, f"2.25.1.{seed}")
+            assert not may or (group, writer, seed) == ("team", None, 1)
+        add_row(lakebase, path, seed)
+        assert seen_by(lakebase, path, *asked) == seen
+
+
+def test_a_rule_that_is_set_while_rows_are_pruned_decides_for_them(lakebase: LakebaseUtils, dsn: str) -> None:
+    path = "/data/a.dcm"
+    add_row(lakebase, path)
+    WRITERS["claim"](lakebase, path)
+    with psycopg.connect(dsn) as change, ThreadPoolExecutor(1) as pool:
+        change.execute(lock_groups(TABLE, exclusive=True).encode())
+        pruned = pool.submit(lakebase.store.delete, TABLE, [path])
+        assert waits_for_lock(dsn)
+        change.execute(
+            "INSERT INTO voxtier.access_rule (source_id, path_prefix, group_name) "
+            "SELECT source_id, '', 'staff' FROM voxtier.source"
+        )
+        for table in ("file", "claim"):
+            change.execute(f"UPDATE voxtier.{table} SET allowed_groups = '{{staff}}'".encode())
+        change.commit()
+        assert pruned.result() == 1
+    add_row(lakebase, path)
+    assert seen_by(lakebase, path, "staff", "ward") == ["staff"]
