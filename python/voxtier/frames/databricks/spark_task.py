@@ -279,7 +279,7 @@ def _indexer(destination: Destination, options: IndexOptions) -> FileIndexer:
             store = open_store(destination)
             _indexers[key] = FileIndexer(
                 store,
-                source=store.source_of_table(options.source) or options.source,
+                source=store.add_source_of_table(options.source),
                 threads=options.threads,
                 verify=options.verify,
                 force=options.force,

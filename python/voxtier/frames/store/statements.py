@@ -27,6 +27,10 @@ SELECT %(name)s WHERE NOT EXISTS (SELECT FROM voxtier.source WHERE name = %(name
 ON CONFLICT DO NOTHING
 """
 
+# Until the transaction ends, nobody else adds a source of that name in any case. It comes before the question
+# whether there is one.
+LOCK_NAME = "SELECT pg_advisory_xact_lock(1987541347, hashtext(lower(%(name)s)))"
+
 # First key of the advisory locks on the groups of a source's rows; the second is of the source's name.
 _GROUPS_LOCK = 1987541346
 

@@ -12,9 +12,10 @@ from voxtier.errors import ConfigError
 from voxtier.frames.dicom.table import Fingerprint, TableResult
 from voxtier.frames.sources.listing import file_is_gone
 from voxtier.frames.store import statements
-from voxtier.frames.store.adapters import Key
+from voxtier.frames.store.adapters import Key, fetch
 from voxtier.frames.store.file_rows import BATCH, FileRows, check_source
 from voxtier.frames.store.row import FoundFile, FoundTable, RefusedFile, Summary, Tally, TruncatedFile
+from voxtier.postgres.connection import Connection
 from voxtier.system.html import rows_html
 from voxtier.system.text import format_bytes
 
@@ -56,14 +57,30 @@ class FrameStore(FileRows):
         ConfigError
             Several sources differ from the name by case alone.
         """
-        names = [each for (each,) in self.query(statements.SOURCES_IN_ANY_CASE, (name,))]
-        if name in names:
-            return name
-        if len(names) > 1:
-            raise ConfigError(
-                f"{name!r} names several sources, which differ by case alone: write one of {', '.join(names)}"
-            )
-        return names[0] if names else None
+        return self.database.run(lambda connection: _source_in_any_case(connection, name))
+
+    def add_source_of_table(self, name: str) -> str:
+        """Return the source of a table of Unity Catalog, which is added where there is none in any case.
+
+        Who writes asks this first: of two writers with two spellings, the later one gets the source of the
+        other.
+
+        Raises
+        ------
+        ConfigError
+            Several sources differ from the name by case alone.
+        """
+
+        def work(connection: Connection) -> str:
+            with connection.transaction():
+                connection.execute(statements.LOCK_NAME.encode(), {"name": name})
+                found = _source_in_any_case(connection, name)
+                if found is None:
+                    connection.execute(statements.ADD_SOURCE.encode(), {"name": name})
+                return found or name
+
+        check_source(name)
+        return self.source_of_table(name) or self.database.run(work)
 
     def summary(self, source: str) -> Summary:
         """Return how many files, frames and bytes a source holds, in all and by its closed lists."""
@@ -212,6 +229,17 @@ class FrameStore(FileRows):
         while page := self.query(statements.PATHS, question):
             yield from ((path, writer) for _, path, writer in page)
             question["after"] = Key(page[-1][0].bytes)
+
+
+def _source_in_any_case(connection: Connection, name: str) -> str | None:
+    names = [each for (each,) in fetch(connection, statements.SOURCES_IN_ANY_CASE, (name,))]
+    if name in names:
+        return name
+    if len(names) > 1:
+        raise ConfigError(
+            f"{name!r} names several sources, which differ by case alone: write one of {', '.join(names)}"
+        )
+    return names[0] if names else None
 
 
 def _with_tables(files: list[FoundFile]) -> list[FoundTable]:

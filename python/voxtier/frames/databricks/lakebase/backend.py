@@ -41,10 +41,13 @@ class Backend:
         self._sources: dict[str, str] = {}
         self.uc_table_name = str(TableName.parse(uc_table_name)) if uc_table_name else None
 
-    def source(self, uc_table_name: str | None, table: str = FRAMES_TABLE) -> str:
+    def source(
+        self, uc_table_name: str | None, table: str = FRAMES_TABLE, *, is_written: bool = False
+    ) -> str:
         """Return the source of a table; a `table` of another name than the published two has its own.
 
-        A source that exists is meant in whatever case its name is written.
+        A source that exists is meant in whatever case its name is written. One that is about to be written
+        exists from here on, so that no other spelling of it can come up.
 
         Raises
         ------
@@ -61,7 +64,8 @@ class Backend:
         if table not in (FRAMES_TABLE, INSTANCES_TABLE):
             source = f"{source}:{table}"
         if source not in self._sources:
-            found = self.store.source_of_table(source)
+            find = self.store.add_source_of_table if is_written else self.store.source_of_table
+            found = find(source)
             if found is None:
                 return source
             self._sources[source] = found

@@ -115,13 +115,13 @@ class ClaimMethods(Backend):
             raise ConfigError(f"frame_ranges={frame_ranges!r}: give a list of ranges")
         if not frame_ranges:
             return
-        source, path = self.source(uc_table_name, table), check_path(filename)
-        rows = check_ranges(frame_ranges)
+        path, rows = check_path(filename), check_ranges(frame_ranges)
         latest = {row[0]: row for row in rows}
         frames, starts, ends, pixels = (list(column) for column in zip(*latest.values(), strict=True))
-        (key,) = keys_of(source, [path])
         may_see = check_allowed_groups(allowed_groups)
         syntax = check_text(transfer_syntax_uid, "transfer_syntax_uid", optional=True)
+        source = self.source(uc_table_name, table, is_written=True)
+        (key,) = keys_of(source, [path])
         claim = claim_parameters(source, [path], groups=may_see, syntaxes=[syntax])
 
         def work(connection: Connection) -> None:

@@ -102,7 +102,7 @@ class GroupMethods(Backend):
             The group has no name, `access_type` is another word, or goes without or with a condition against
             its meaning; or no file that is indexed has a path that begins so.
         """
-        source, prefix = self.source(uc_table_name), check_prefix(path_prefix)
+        prefix = check_prefix(path_prefix)
         if not isinstance(group_name, str) or not is_group_name(group_name):
             raise ConfigError(f"group_name={group_name!r}: give the name of one group")
         if access_type not in ("full", "conditional"):
@@ -113,13 +113,13 @@ class GroupMethods(Backend):
                 "condition, and no other rule has one"
             )
         rule = {
-            "source": source,
             "prefix": prefix,
             "group": group_name,
             "type": access_type,
             "filter": check_text(uc_filter_sql, "uc_filter_sql", optional=True) or None,
             "description": check_text(description, "description", optional=True),
         }
+        rule["source"] = source = self.source(uc_table_name, is_written=True)
 
         def work(connection: Connection) -> int:
             add_source(connection, source, sets_groups=True)
@@ -177,6 +177,7 @@ class GroupMethods(Backend):
         if sql_client is not None:
             return self._sync_conditions(source, sql_client)
         groups = row_filter_groups(self.host, self.token, source)
+        source = self.source(uc_table_name, is_written=True)
 
         def replace(connection: Connection) -> None:
             add_source(connection, source, sets_groups=True)

@@ -173,7 +173,7 @@ def import_dicom_frames(
             except ConfigError:
                 total.files, total.refused = total.files + 1, total.refused + 1
             else:
-                by_source.setdefault(index.source(name), []).append(row)
+                by_source.setdefault(index.source(name, is_written=True), []).append(row)
         for source, rows in sorted(by_source.items()):
             if source not in indexers:
                 indexers[source] = FileIndexer(index.store, source=source, threads=threads)

@@ -199,10 +199,10 @@ class InstanceMethods(Backend):
         if not isinstance(entries, Sequence):
             raise ConfigError(f"entries={entries!r}: give a list of mappings")
         may_see = check_allowed_groups(allowed_groups)
+        paths = [_check_entry(entry, f"entries[{number}]") for number, entry in enumerate(entries)]
         by_source: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for number, entry in enumerate(entries):
-            path = _check_entry(entry, f"entries[{number}]")
-            source = self.source(entry.get("uc_table_name") or uc_table_name, table)
+        for path, entry in zip(paths, entries, strict=True):
+            source = self.source(entry.get("uc_table_name") or uc_table_name, table, is_written=True)
             by_source.setdefault(source, {})[path] = entry
 
         def work(connection: Connection) -> int:
