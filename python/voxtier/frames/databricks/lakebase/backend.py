@@ -46,8 +46,22 @@ class Backend:
     ) -> str:
         """Return the source of a table; a `table` of another name than the published two has its own.
 
-        A source that exists is meant in whatever case its name is written. One that is about to be written
-        exists from here on, so that no other spelling of it can come up.
+        A source that exists is meant in whatever case its name is written.
+
+        Parameters
+        ----------
+        uc_table_name : str or None
+            ``catalog.schema.table``; None: that of the constructor.
+        table : str
+            Name of the table of rows.
+        is_written : bool
+            Rows or rules of it are about to be written: it is added where there is none, so that no other
+            spelling of it can come up.
+
+        Returns
+        -------
+        str
+            Name of the source.
 
         Raises
         ------
