@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::files::catalogue::digest;
 use super::http::request::Request;
 use super::http::response::Response;
 
@@ -17,6 +18,16 @@ pub struct Scope<'a> {
     pub root: Cow<'static, str>,
     /// Groups of the user, where a proxy names them: what the index shows to none of them is not there.
     pub groups: Option<Vec<String>>,
+}
+
+impl Scope<'_> {
+    /// A number for an instance as these groups see it: they may see one copy of it, and others another.
+    pub fn name(&self, instance: &str) -> u128 {
+        match &self.groups {
+            None => digest(self.source, instance),
+            Some(groups) => digest(&[self.source, "\0", &groups.join("\0")].concat(), instance),
+        }
+    }
 }
 
 /// A token as it is kept and compared.

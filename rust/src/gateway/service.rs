@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::access::{NO_SOURCE, Scope, check_token, groups};
-use super::files::catalogue::Catalogue;
+use super::files::catalogue::{Catalogue, InVain};
 use super::files::{Files, Roots};
 use super::http::budget::{Budget, WAIT};
 use super::http::request::{Method, Request, decode};
@@ -69,6 +69,8 @@ pub struct Shared {
     pub cache: Arc<FrameCache>,
     /// Paths by UID.
     pub catalogue: Catalogue,
+    /// Instances of which no better copy is known.
+    pub in_vain: InVain,
     /// Questions to Python.
     pub jobs: Arc<Jobs>,
     /// Counters.
@@ -104,6 +106,7 @@ impl Shared {
             settings,
             cache,
             catalogue: Catalogue::new(CATALOGUE),
+            in_vain: InVain::default(),
             roots: Arc::new(Roots::new(roots, jobs.clone())),
             jobs,
             metrics: Metrics::default(),

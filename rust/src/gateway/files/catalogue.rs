@@ -1,6 +1,7 @@
 //! Which file holds a SOP Instance: a memory of bounded size for what the index said.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -64,6 +65,40 @@ impl Generations {
     }
 }
 
+/// Time for which an instance of which no better copy was found is taken to have none.
+const IN_VAIN: Duration = Duration::from_secs(1);
+/// Instances of which that is noted.
+const MOST_NOTED: usize = 4096;
+
+/// Instances whose copies were looked through in vain a moment ago: the index is not asked at every request.
+pub struct InVain {
+    noted: ForkLock<HashMap<u128, Instant>>,
+}
+
+impl Default for InVain {
+    fn default() -> Self {
+        Self { noted: ForkLock::new(HashMap::new()) }
+    }
+}
+
+impl InVain {
+    /// Whether it was noted a moment ago.
+    pub fn holds(&self, name: u128) -> bool {
+        self.noted.lock().get(&name).is_some_and(|noted| noted.elapsed() < IN_VAIN)
+    }
+
+    /// Notes an instance.
+    pub fn note(&self, name: u128) {
+        let mut noted = self.noted.lock();
+        if noted.len() >= MOST_NOTED {
+            noted.retain(|_, each| each.elapsed() < IN_VAIN);
+        }
+        if noted.len() < MOST_NOTED {
+            noted.insert(name, Instant::now());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +115,17 @@ mod tests {
         }
         catalogue.forget(0);
         assert!(catalogue.path(0).is_none());
+    }
+
+    #[test]
+    fn what_was_in_vain_is_forgotten_and_its_number_is_bounded() {
+        let in_vain = InVain::default();
+        in_vain.note(0);
+        assert!(in_vain.noted.lock().contains_key(&0) && !in_vain.holds(1));
+        let Some(before) = Instant::now().checked_sub(IN_VAIN) else { return };
+        in_vain.noted.lock().insert(0, before);
+        assert!(!in_vain.holds(0));
+        (1..10_000).for_each(|name| in_vain.note(name));
+        assert!(in_vain.noted.lock().len() <= MOST_NOTED);
     }
 }

@@ -1,7 +1,7 @@
 //! `.../bulkdata/{place}`: the value of one element (PS3.18 10.4.1.1.5), a video among them.
 
+use super::Found;
 use super::conditional::Single;
-use super::{Found, refusal_of};
 use crate::base::error::Result;
 use crate::base::source::Source;
 use crate::base::window::Buffer;
@@ -35,6 +35,23 @@ impl Worker {
             Ok(found) => found,
             Err(refusal) => return refusal,
         };
+        let value = async |of: &Found| self.value(request, scope, level, (place, of)).await;
+        match value(&found).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.forget(&found.path);
+                self.by_another_copy((scope, level), &found, &error, value).await
+            }
+        }
+    }
+
+    async fn value(
+        &self,
+        request: &Request<'_>,
+        scope: &Scope<'_>,
+        level: Level<'_>,
+        (place, found): (&str, &Found),
+    ) -> Result<Response> {
         let (file, wanted) = (found.file.clone(), place.to_owned());
         let bulk = blocking(move || {
             let find = |source: &dyn Source| find_bulk(source, &wanted, MOST_BYTES, &mut Buffer::default());
@@ -43,37 +60,30 @@ impl Worker {
             Ok(bulk)
         });
         let mut share = None;
-        let (media_type, steps) = match bulk.await {
-            Ok(Some(Bulk::Range { start, length })) => {
-                (OCTETS, vec![Step::Range(start, length), Step::Check])
-            }
-            Ok(Some(Bulk::Bytes(bytes))) => {
+        let (media_type, steps) = match bulk.await? {
+            Some(Bulk::Range { start, length }) => (OCTETS, vec![Step::Range(start, length), Step::Check]),
+            Some(Bulk::Bytes(bytes)) => {
                 let Ok((kept, _)) = self.shared.budget.answer(bytes.len() as u64).await else {
-                    return busy();
+                    return Ok(busy());
                 };
                 share = Some(kept);
                 (OCTETS, vec![Step::Bytes(bytes)])
             }
-            Ok(Some(Bulk::Frames)) => match self.stream(scope, &found).await {
-                Ok(Ok(video)) => video,
-                Ok(Err(frames)) if frames > MOST_VALUE_FRAMES => {
+            Some(Bulk::Frames) => match self.stream(scope, found).await? {
+                Ok(video) => video,
+                Err(frames) if frames > MOST_VALUE_FRAMES => {
                     let detail = format!("{frames} frames in one value: ask for frames");
-                    return Response::refusal(413, "answer_too_large", &detail);
+                    return Ok(Response::refusal(413, "answer_too_large", &detail));
                 }
-                Ok(Err(frames)) if frames > 0 => {
+                Err(frames) if frames > 0 => {
                     let frames: Vec<u32> = (0..frames as u32).collect();
-                    return self.listed_frames(request, scope, level, &frames).await;
+                    return Ok(self.listed_frames(request, scope, level, &frames).await);
                 }
-                Ok(Err(_)) => return not_found("the instance has no frames"),
-                Err(error) => return refusal_of(&error),
+                Err(_) => return Ok(not_found("the instance has no frames")),
             },
-            Ok(None) => return not_found("the instance has no bulk data at this place"),
-            Err(error) => {
-                self.forget(&found.path);
-                return refusal_of(&error);
-            }
+            None => return Ok(not_found("the instance has no bulk data at this place")),
         };
-        answer(request, &found, place, media_type, (steps, share))
+        Ok(answer(request, found, place, media_type, (steps, share)))
     }
 
     /// The one stream of a video; the number of frames where there are frames.

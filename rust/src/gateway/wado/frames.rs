@@ -56,13 +56,13 @@ impl Worker {
         level: Level<'_>,
         frames: &[u32],
     ) -> Response {
+        let asked = Asked { request, scope, level, frames };
         let mut verify = None;
         for left in (0..ATTEMPTS).rev() {
             let found = match self.find(scope, level).await {
                 Ok(found) => found,
                 Err(refusal) => return refusal,
             };
-            let asked = Asked { request, scope, level, frames };
             match self.try_frames(asked, &found, verify).await {
                 Ok(response) => return response,
                 Err(error) if left > 0 && is_worth_a_retry(&error) => {
@@ -70,7 +70,10 @@ impl Worker {
                     verify = (error.kind == ErrorKind::BadTable).then_some(Verify::All);
                     self.forget(&found.path);
                 }
-                Err(error) => return refusal_of(&error),
+                Err(error) => {
+                    let answer = async |other: &Found| self.try_frames(asked, other, None).await;
+                    return Box::pin(self.by_another_copy((scope, level), &found, &error, answer)).await;
+                }
             }
         }
         refusal_of(&Error::new(ErrorKind::ChangedDuringRead, "the file changes while it is read"))

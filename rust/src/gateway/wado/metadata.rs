@@ -42,30 +42,17 @@ impl Worker {
             return Response::refusal(406, "not_acceptable", "headers are sent as application/dicom+json");
         }
         let study = format!("{}/studies/{}", scope.root, level.study);
-        let is_zipped = takes_gzip(request);
         if !level.instance.is_empty() {
-            let Found { path, file } = match self.find(scope, level).await {
+            let found = match self.find(scope, level).await {
                 Ok(found) => found,
                 Err(refusal) => return refusal,
             };
-            let etag = etag(&file, &study, is_zipped);
-            if let Some(refusal) = conditional::mismatch(request, &etag) {
-                return refusal;
-            }
-            if conditional::has_it(request, &etag) && file.source.check_unchanged().is_ok() {
-                return described(Response::empty(304)).with("ETag", etag);
-            }
-            let write = move |out: &mut Blocks| {
-                out.write(b"[")?;
-                write_header(&file, &study, &mut Buffer::default(), &mut |bytes| out.write(bytes))?;
-                out.write(b"]")
-            };
-            let response = self.stream_json(is_zipped, write).await;
-            return match response {
-                Ok(response) => response.with("ETag", etag),
+            let header = async |of: &Found| self.header(request, of, &study).await;
+            return match header(&found).await {
+                Ok(response) => response,
                 Err(error) => {
-                    self.forget(&path);
-                    error.map_or_else(busy, |error| refusal_of(&error))
+                    self.forget(&found.path);
+                    self.by_another_copy((scope, level), &found, &error, header).await
                 }
             };
         }
@@ -75,9 +62,30 @@ impl Worker {
         };
         let roots = self.shared.roots.clone();
         let write = move |out: &mut Blocks| write_all(&roots, &files, &study, out);
-        match self.stream_json(is_zipped, write).await {
+        match self.stream_json(takes_gzip(request), write).await {
             Ok(response) => response,
             Err(error) => error.map_or_else(busy, |error| refusal_of(&error)),
+        }
+    }
+
+    /// The header of one instance.
+    async fn header(&self, request: &Request<'_>, found: &Found, study: &str) -> Result<Response> {
+        let (file, study, is_zipped) = (found.file.clone(), study.to_owned(), takes_gzip(request));
+        let etag = etag(&file, &study, is_zipped);
+        if let Some(refusal) = conditional::mismatch(request, &etag) {
+            return Ok(refusal);
+        }
+        if conditional::has_it(request, &etag) && file.source.check_unchanged().is_ok() {
+            return Ok(described(Response::empty(304)).with("ETag", etag));
+        }
+        let write = move |out: &mut Blocks| {
+            out.write(b"[")?;
+            write_header(&file, &study, &mut Buffer::default(), &mut |bytes| out.write(bytes))?;
+            out.write(b"]")
+        };
+        match self.stream_json(is_zipped, write).await {
+            Ok(response) => Ok(response.with("ETag", etag)),
+            Err(error) => error.map_or_else(|| Ok(busy()), Err),
         }
     }
 

@@ -43,6 +43,18 @@ pub struct Found {
     file: Arc<Opened>,
 }
 
+/// What the file of a copy is to a request.
+enum Copy {
+    /// It holds the instance, and may be read.
+    Here(Found),
+    /// It holds the instance in another study or series, or not for these groups.
+    Hidden,
+    /// It holds another instance now.
+    Replaced,
+    /// It cannot be opened.
+    Failed(Error),
+}
+
 impl Worker {
     /// The file that holds an instance now, if the request may see it.
     ///
@@ -52,18 +64,14 @@ impl Worker {
         if !level.is_well_formed() {
             return Err(bad_uid());
         }
-        let name = digest(scope.source, level.instance);
-        let wanted = uid(level.instance);
+        let name = scope.name(level.instance);
         if let Some(path) = self.shared.catalogue.path(name) {
-            match self.take(&path, level).await {
-                Ok(file) if file.instance == wanted => {
-                    if belongs(&file, level) && self.may_read(scope, &path, level.instance).await? {
-                        return Ok(Found { path, file });
-                    }
-                    // Another copy of it may be of this study, or for these groups.
-                }
+            match self.look_at(scope, level, &path).await? {
+                Copy::Here(found) => return Ok(found),
+                // Another copy of it may be of this study, or for these groups.
+                Copy::Hidden => {}
                 // The file is gone, or another instance lies there now: the index may know a second copy.
-                _ => self.shared.catalogue.forget(name),
+                Copy::Replaced | Copy::Failed(_) => self.shared.catalogue.forget(name),
             }
         }
         Box::pin(self.alone(name, self.resolve(scope, level))).await
@@ -71,38 +79,86 @@ impl Worker {
 
     /// Asks the index for the file of an instance, unless another request has done so meanwhile.
     async fn resolve(&self, scope: &Scope<'_>, level: Level<'_>) -> Result<Found, Response> {
-        let name = digest(scope.source, level.instance);
-        let wanted = uid(level.instance);
+        let name = scope.name(level.instance);
         if let Some(path) = self.shared.catalogue.path(name)
-            && let Ok(file) = self.take(&path, level).await
-            && file.instance == wanted
-            && belongs(&file, level)
-            && self.may_read(scope, &path, level.instance).await?
+            && let Copy::Here(found) = self.look_at(scope, level, &path).await?
         {
-            return Ok(Found { path, file });
+            return Ok(found);
         }
-        let (source, uid) = (scope.source.to_owned(), level.instance.to_owned());
-        let question = Question::Instance { source, uid, groups: scope.groups.clone() };
-        let limit = self.shared.settings.index_time;
-        let asked = self.shared.jobs.ask_for(question, limit, Answer::rows).await;
-        let rows = asked.map_err(|why| unavailable(&why))?;
         let mut failure = None;
-        for path in self.remember(scope.source, &rows, level.instance) {
-            match self.take(&path, level).await {
-                Ok(file) if file.instance == wanted => {
-                    if belongs(&file, level) && self.may_read(scope, &path, level.instance).await? {
-                        self.shared.catalogue.put(name, &path);
-                        return Ok(Found { path, file });
-                    }
+        for path in self.copies(scope, level).await? {
+            match self.look_at(scope, level, &path).await? {
+                Copy::Here(found) => {
+                    self.shared.catalogue.put(name, &path);
+                    return Ok(found);
                 }
-                Ok(_) => {}
-                Err(error) => failure = Some(error),
+                Copy::Hidden | Copy::Replaced => {}
+                Copy::Failed(error) => failure = Some(error),
             }
         }
         match failure {
             Some(error) if scope.groups.is_none() => Err(refusal_of(&error)),
             _ => Err(not_found(NO_INSTANCE)),
         }
+    }
+
+    /// The paths of an instance that the index shows to a request, the best first.
+    async fn copies(&self, scope: &Scope<'_>, level: Level<'_>) -> Result<Vec<Arc<str>>, Response> {
+        let (source, uid) = (scope.source.to_owned(), level.instance.to_owned());
+        let question = Question::Instance { source, uid, groups: scope.groups.clone() };
+        let limit = self.shared.settings.index_time;
+        let asked = self.shared.jobs.ask_for(question, limit, Answer::rows).await;
+        let rows = asked.map_err(|why| unavailable(&why))?;
+        Ok(self.remember(scope, &rows, level.instance))
+    }
+
+    /// What the file of a path is to a request for an instance.
+    ///
+    /// # Errors
+    /// The response where nobody knows the rights.
+    async fn look_at(&self, scope: &Scope<'_>, level: Level<'_>, path: &Arc<str>) -> Result<Copy, Response> {
+        let file = match self.take(path, level).await {
+            Ok(file) if file.instance == uid(level.instance) => file,
+            Ok(_) => return Ok(Copy::Replaced),
+            Err(error) => return Ok(Copy::Failed(error)),
+        };
+        let is_seen = belongs(&file, level) && self.may_read(scope, path, level.instance).await?;
+        Ok(if is_seen { Copy::Here(Found { path: path.clone(), file }) } else { Copy::Hidden })
+    }
+
+    /// Answers from another copy of an instance, as the file that was found is at fault; says what its fault is where
+    /// no other copy gives more, of which the index is asked now and then.
+    async fn by_another_copy(
+        &self,
+        (scope, level): (&Scope<'_>, Level<'_>),
+        found: &Found,
+        error: &Error,
+        answer: impl AsyncFn(&Found) -> Result<Response, Error>,
+    ) -> Response {
+        let name = scope.name(level.instance);
+        let work = async {
+            // Another request may have looked meanwhile, and found a copy or none.
+            if self.shared.in_vain.holds(name) {
+                return None;
+            }
+            let known = self.shared.catalogue.path(name).filter(|path| *path != found.path);
+            let copies = match known {
+                Some(path) => vec![path],
+                None => self.copies(scope, level).await.ok()?,
+            };
+            for path in copies.iter().filter(|path| **path != found.path) {
+                if let Ok(Copy::Here(other)) = self.look_at(scope, level, path).await
+                    && let Ok(response) = answer(&other).await
+                    && response.status != 404
+                {
+                    self.shared.catalogue.put(name, path);
+                    return Some(response);
+                }
+            }
+            self.shared.in_vain.note(name);
+            None
+        };
+        Box::pin(self.alone(name, work)).await.unwrap_or_else(|| refusal_of(error))
     }
 
     /// The open file of a path; opened again where it changed since and held another instance then.
@@ -157,7 +213,7 @@ impl Worker {
 
     /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says: by path,
     /// those that are cut off, and last those whose frames are refused, behind the others. Of each other instance the first of its paths is noted.
-    fn remember(&self, source: &str, rows: &[u8], instance: &str) -> Vec<Arc<str>> {
+    fn remember(&self, scope: &Scope<'_>, rows: &[u8], instance: &str) -> Vec<Arc<str>> {
         let mut rest = rows;
         let (mut copies, mut others) = (BTreeSet::new(), HashMap::<&str, (u8, &str)>::new());
         // Rows that are of no use are passed over: the file is read instead.
@@ -176,7 +232,7 @@ impl Worker {
             }
         }
         for (held, (_, path)) in others {
-            self.shared.catalogue.put(digest(source, held), path);
+            self.shared.catalogue.put(scope.name(held), path);
         }
         copies.into_iter().map(|(_, path)| path.into()).collect()
     }

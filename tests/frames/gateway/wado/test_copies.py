@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import index
-from frames.gateway.wado.test_frames import SERIES, STUDY, described, write
+from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import dicom, element, pattern
 from voxtier.frames import FrameReader
+from voxtier.frames.store.row import FoundFile
 from voxtier.frames.store.store import FrameStore
 
 STUDY_PATH = f"/dicomweb/studies/{STUDY}"
@@ -167,3 +169,43 @@ def test_a_copy_that_is_cut_off_hides_no_whole_one(
     assert body == whole.content
     with FrameReader(store, "default", publish=False) as reader:
         assert reader.frame("1.9", 2) == whole.content[-1600:]
+
+
+def test_a_copy_that_was_cut_off_since_is_not_the_only_one(
+    connect: Connect, copies: list[list[Path]]
+) -> None:
+    """The index still counts it as whole; whoever knows the copies gets every frame."""
+    client, path = connect(), f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    first, second = copies[0]
+    first.write_bytes(second.read_bytes()[:-500])
+    assert client.frames(path, "1").status == 200
+    assert client.frames(path, "3").parts()[0][1] == payload(3)
+    assert client.get(path, {"Accept": "application/dicom"}).body == second.read_bytes()
+
+
+def test_a_good_copy_that_is_indexed_later_is_found(
+    connect: Connect, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without asking the index at each request, as long as there is none."""
+    content = write(tmp_path, "b", "1.9").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(content[:-500])
+    index(store, [tmp_path / "a.dcm"])
+    client, path = connect(), f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    asked: list[str] = []
+    copies_of = store.copies_of
+
+    def count(uid: str, source: str) -> list[FoundFile]:
+        asked.append(uid)
+        return copies_of(uid, source)
+
+    monkeypatch.setattr(store, "copies_of", count)
+    begun = time.monotonic()
+    for _ in range(50):
+        answer = client.frames(path, "3")
+        assert (answer.status, json.loads(answer.body)["error"]["kind"]) == (404, "truncated_frame")
+    # To find it, to look for another, and then once a second.
+    assert 2 <= len(asked) <= 2 + (time.monotonic() - begun)
+    index(store, [tmp_path / "b.dcm"])
+    while (answer := client.frames(path, "3")).status != 200:
+        assert time.monotonic() - begun < 60
+    assert answer.parts()[0][1] == payload(3)
