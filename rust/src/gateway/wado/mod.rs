@@ -25,7 +25,7 @@ use crate::frames::row::{self, Row, next_row};
 use crate::frames::table::{FrameTable, Status, Verify};
 use crate::gateway::access::Scope;
 use crate::gateway::files::catalogue::digest;
-use crate::gateway::files::{Member, Opened, blocking, uid};
+use crate::gateway::files::{Member, Opened, blocking, is_out_of_reach, uid};
 use crate::gateway::http::response::Response;
 use crate::gateway::jobs::{Answer, Question};
 use crate::gateway::routes::Level;
@@ -93,13 +93,18 @@ impl Worker {
                     return Ok(found);
                 }
                 Copy::Hidden | Copy::Replaced => {}
-                Copy::Failed(error) => failure = Some(error),
+                Copy::Failed(error) => {
+                    // What its file is like is told to nobody whom the index may not show it, or shows another file.
+                    let is_told = scope.groups.is_none()
+                        || is_out_of_reach(&error) && self.may_read(scope, &path, level.instance).await?;
+                    // One that may be good says more than one that is not.
+                    if is_told && !failure.as_ref().is_some_and(is_out_of_reach) {
+                        failure = Some(error);
+                    }
+                }
             }
         }
-        match failure {
-            Some(error) if scope.groups.is_none() => Err(refusal_of(&error)),
-            _ => Err(not_found(NO_INSTANCE)),
-        }
+        Err(failure.map_or_else(|| not_found(NO_INSTANCE), |error| refusal_of(&error)))
     }
 
     /// The paths of an instance that the index shows to a request, the best first.
