@@ -282,7 +282,7 @@ impl Member {
     pub fn read<R>(&self, roots: &Roots, mut read: impl FnMut(Opened) -> Result<R>) -> Result<R> {
         let mut failure = Error::new(ErrorKind::IoError, "the index names no file");
         for (number, path) in self.paths.iter().enumerate() {
-            match open(roots, path).and_then(|file| self.check(file)).and_then(&mut read) {
+            match open(roots, path).and_then(|file| self.check(&file).map(|()| file)).and_then(&mut read) {
                 Ok(read) => return Ok(read),
                 Err(error) if number == 0 || is_out_of_reach(&error) => failure = error,
                 Err(_) => {}
@@ -291,13 +291,17 @@ impl Member {
         Err(failure)
     }
 
-    fn check(&self, file: Opened) -> Result<Opened> {
+    /// Checks that a file holds the instance, in the study and series that were asked for.
+    ///
+    /// # Errors
+    /// `changed_during_read` where it holds another one now.
+    pub fn check(&self, file: &Opened) -> Result<()> {
         let (study, series) = self.place;
         if file.instance == uid(&self.uid)
             && file.study == study
             && series.is_none_or(|each| file.series == each)
         {
-            return Ok(file);
+            return Ok(());
         }
         Err(Error::new(ErrorKind::ChangedDuringRead, "the file holds another instance now"))
     }

@@ -62,6 +62,10 @@ impl Worker {
             for member in &files {
                 for path in &member.paths {
                     let Ok(file) = self.files.take(path).await else { continue };
+                    // What lies there now may not be for who asks.
+                    if member.check(&file).is_err() {
+                        continue;
+                    }
                     if !takes_instances(ranges, Some(&file.transfer_syntax)) {
                         return stored_otherwise(&file.transfer_syntax);
                     }
