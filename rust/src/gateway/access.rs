@@ -69,18 +69,23 @@ pub fn check_token(
 }
 
 /// The groups that a proxy names in the header line `name`: by comma, in one line or several. `None` where the
-/// gateway is not told of groups.
+/// gateway is not told of groups. Blanks around a name are those of HTTP (RFC 9110 5.6.3): others are of the name.
 ///
 /// # Errors
-/// The response to a request without this line: it did not come through the proxy.
+/// The response to a request without this line, which did not come through the proxy, or with one that is not text.
 pub fn groups(name: Option<&str>, request: &Request<'_>) -> Result<Option<Vec<String>>, Response> {
     let Some(name) = name else { return Ok(None) };
-    let mut lines = request.header_lines(name).peekable();
+    let refusal = |detail| Err(Response::refusal(401, "unauthorized", detail));
+    let mut lines = request.raw_lines(name).map(std::str::from_utf8).peekable();
     if lines.peek().is_none() {
-        let detail = "the proxy in front of the gateway names no groups";
-        return Err(Response::refusal(401, "unauthorized", detail));
+        return refusal("the proxy in front of the gateway names no groups");
     }
-    let names = lines.flat_map(|line| line.split(',')).map(str::trim);
+    let Ok(lines) = lines.collect::<Result<Vec<_>, _>>() else {
+        return refusal(
+            "the proxy in front of the gateway names a group that is not in UTF-8: send its name in UTF-8",
+        );
+    };
+    let names = lines.iter().flat_map(|line| line.split(',')).map(|name| name.trim_matches([' ', '\t']));
     Ok(Some(names.filter(|name| !name.is_empty()).map(str::to_owned).collect()))
 }
 
@@ -98,6 +103,10 @@ mod tests {
         assert_eq!(of(Some("X-Groups")).ok(), Some(named(&["a", "b c", "d"])));
         assert_eq!(of(None).ok(), Some(None));
         assert_eq!(of(Some("X-Other")).err().map(|refusal| refusal.status), Some(401));
+        let blanks = [("x-groups", "\ta , \u{a0}b,c\u{3000}")];
+        let blanks = blanks.map(|(name, value)| Header { name, value: value.as_bytes() });
+        let given = groups(Some("X-Groups"), &Request::new("GET", "/", &blanks));
+        assert_eq!(given.ok(), Some(named(&["a", "\u{a0}b", "c\u{3000}"])));
         let empty = [Header { name: "x-groups", value: b"" }];
         assert_eq!(groups(Some("X-Groups"), &Request::new("GET", "/", &empty)).ok(), Some(named(&[])));
     }

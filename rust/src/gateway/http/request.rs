@@ -60,10 +60,13 @@ impl<'a> Request<'a> {
 
     /// The values of all header lines of a name, those that are text.
     pub fn header_lines<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
-        self.headers
-            .iter()
-            .filter(move |header| header.name.eq_ignore_ascii_case(name))
-            .filter_map(|header| std::str::from_utf8(header.value).ok())
+        self.raw_lines(name).filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The values of all header lines of a name.
+    pub fn raw_lines<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let lines = self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        lines.map(|header| header.value)
     }
 
     /// The first header line of a name.

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -15,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from frames.gateway.conftest import Connect
 from frames.gateway.serving import STAR, Answer, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
+from support.builders import JPEG, Syntax
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames import Gateway, LakebaseUtils
 from voxtier.frames.gateway.search.query import parse
@@ -27,6 +29,7 @@ from voxtier.frames.store.store import FrameStore
 
 SOURCE = "main.pixels.catalog"
 SECRET, OPEN = "1.9", "1.10"
+JPEG_LOSSLESS = Syntax("1.2.840.10008.1.2.4.70")
 STAFF, OTHERS, NOBODY = "ward, staff", "others,nobody", ""
 
 
@@ -121,6 +124,58 @@ def test_a_role_that_may_only_read_serves_groups_too(
         finally:
             owner.execute("DROP OWNED BY gateway_viewer CASCADE")
             owner.execute("DROP ROLE gateway_viewer")
+
+
+def test_no_group_takes_the_copy_of_another(client: Client, store: FrameStore, tmp_path: Path) -> None:
+    """What one group asked for, of a copy that all may see, is not what another gets."""
+    whole = (tmp_path / "secret" / "a.dcm").read_bytes()
+    cut = tmp_path / "open" / "cut.dcm"
+    cut.write_bytes(whole[:-500])
+    index(store, [cut], SOURCE)
+    path = instance_path(STUDY, SERIES, SECRET)
+    for _ in range(2):
+        assert ask(client, f"{path}/frames/3", STAFF, STAR).parts()[0][1] == payload(3)
+        assert ask(client, path, STAFF, "application/dicom").body == whole
+        assert ask(client, f"{path}/metadata", OTHERS).status == 200
+        assert ask(client, path, OTHERS, "application/dicom").body == whole[:-500]
+        assert ask(client, f"{path}/frames/3", OTHERS, STAR).status == 404
+
+
+def test_a_file_that_cannot_be_opened_now_is_told_to_those_who_see_it(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "secret" / "a.dcm"
+    file.unlink()
+    os.symlink(file.name, file)
+    path = instance_path(STUDY, SERIES, SECRET)
+    for resource in (path, f"{path}/frames/2", f"{path}/metadata", f"{path}/bulkdata/7FE00010"):
+        accept = STAR if "frames" in resource else "*/*"
+        assert ask(client, resource, STAFF, accept).status == 503, resource
+        missing = ask(client, resource.replace(SECRET, "1.11"), OTHERS, accept)
+        refused = ask(client, resource, OTHERS, accept)
+        assert (refused.status, refused.body) == (404, missing.body), resource
+
+
+def test_a_study_tells_nothing_of_what_a_file_holds_instead(client: Client, tmp_path: Path) -> None:
+    """Nobody was asked who may see it."""
+    write(tmp_path / "open", "b", SECRET, JPEG_LOSSLESS)
+    accept = f'multipart/related; type="application/dicom"; transfer-syntax={JPEG.uid}'
+    answer = ask(client, f"/dicomweb/studies/{STUDY}", OTHERS, accept)
+    assert answer.status == 503
+    assert JPEG_LOSSLESS.uid.encode() not in answer.body
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u2003"])
+def test_blanks_of_unicode_are_part_of_a_name(client: Client, blank: str) -> None:
+    path = f"{instance_path(STUDY, SERIES, SECRET)}/frames/1"
+    for name, status in ((f"{blank}staff", 404), (f"staff{blank}", 404), ("\t staff \t", 200)):
+        headers: dict[str, Any] = {"Accept": STAR, "X-Groups": name.encode()}
+        assert client.get(path, headers).status == status, name
+
+
+@pytest.mark.parametrize("names", ["größe", "staff, größe"])
+def test_a_name_that_is_not_in_utf_8_is_refused_as_that(client: Client, names: str) -> None:
+    answer = ask(client, f"{instance_path(STUDY, SERIES, OPEN)}/frames/1", names, STAR)  # in Latin-1
+    assert answer.status == 401
+    assert b"UTF-8" in answer.body
 
 
 def test_a_request_that_did_not_come_through_the_proxy_is_refused(client: Client) -> None:
