@@ -6,9 +6,6 @@ use super::files::catalogue::digest;
 use super::http::request::Request;
 use super::http::response::Response;
 
-/// Sentence for whatever a client may not see, so that it is not told from what is not there.
-pub const NO_SOURCE: &str = "the gateway serves no source of this name";
-
 /// What one request may see.
 #[derive(Clone, Debug)]
 pub struct Scope<'a> {
@@ -37,17 +34,17 @@ pub fn token_digest(token: &str) -> [u8; 32] {
     Blake2b::<U32>::digest(token.as_bytes()).into()
 }
 
-/// Checks the token of a request against those that are good for a source; without tokens everybody may ask.
+/// Checks the token of a request; without tokens everybody may ask. Returns the sources that it is good for; none for
+/// all.
 ///
 /// # Errors
 /// The response that refuses the request.
-pub fn check_token(
-    tokens: &[([u8; 32], Vec<String>)],
+pub fn check_token<'t>(
+    tokens: &'t [([u8; 32], Vec<String>)],
     request: &Request<'_>,
-    source: Option<&str>,
-) -> Result<(), Response> {
+) -> Result<&'t [String], Response> {
     if tokens.is_empty() {
-        return Ok(());
+        return Ok(&[]);
     }
     let given = request.header("authorization").and_then(|line| {
         let (scheme, token) = line.split_once(' ')?;
@@ -60,12 +57,12 @@ pub fn check_token(
         let challenge = "Bearer realm=\"voxtier\"";
         return Err(Response::refusal(401, "unauthorized", detail).with("WWW-Authenticate", challenge));
     };
-    match source {
-        Some(source) if !sources.is_empty() && !sources.iter().any(|each| each == source) => {
-            Err(Response::refusal(404, "not_found", NO_SOURCE))
-        }
-        _ => Ok(()),
-    }
+    Ok(sources)
+}
+
+/// Whether a token that is good for these sources opens one.
+pub fn opens(good_for: &[String], source: &str) -> bool {
+    good_for.is_empty() || good_for.iter().any(|each| each == source)
 }
 
 /// The groups that a proxy names in the header line `name`: by comma, in one line or several. `None` where the

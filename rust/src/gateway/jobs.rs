@@ -69,7 +69,10 @@ pub enum Question {
         groups: Option<Vec<String>>,
     },
     /// What the status page shows beside the gateway's own counters: [`Answer::Http`].
-    Status,
+    Status {
+        /// Sources that may be named.
+        sources: Vec<String>,
+    },
     /// An object of a store: [`Answer::Object`].
     Open {
         /// Address.

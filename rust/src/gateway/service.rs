@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use tokio::sync::{Mutex, Semaphore, watch};
 
-use super::access::{NO_SOURCE, Scope, check_token, groups};
+use super::access::{Scope, check_token, groups, opens};
 use super::files::catalogue::{Catalogue, InVain};
 use super::files::{Files, Roots};
 use super::http::budget::{Budget, WAIT};
@@ -232,16 +232,17 @@ impl Worker {
             Route::Ready => return self.ready(),
             _ => {}
         }
-        if let Err(refusal) = check_token(&self.shared.settings.tokens, request, source) {
-            return refusal;
-        }
+        let good_for = match check_token(&self.shared.settings.tokens, request) {
+            Ok(good_for) => good_for,
+            Err(refusal) => return refusal,
+        };
         match asked {
             Route::Page if request.path == "/" && self.shared.settings.viewer.is_some() => {
                 Box::pin(self.viewer_file(request, "/")).await
             }
             Route::Page => Response::of(200, "text/html; charset=utf-8", self.shared.settings.page.clone())
                 .with("Cache-Control", "no-cache"),
-            Route::Status => Box::pin(self.status()).await,
+            Route::Status => Box::pin(self.status(good_for)).await,
             Route::Metrics => {
                 let tables = {
                     let lru = self.shared.cache.lru.lock();
@@ -253,8 +254,10 @@ impl Worker {
             Route::File(path) => Box::pin(self.viewer_file(request, path)).await,
             Route::Health | Route::Ready => Response::empty(404),
             Route::Dicomweb(named, resource) => {
-                let Some(source) = source else {
-                    return Response::refusal(404, "no_such_source", NO_SOURCE);
+                // One that the token does not open is not told from one that is not there.
+                let Some(source) = source.filter(|source| opens(good_for, source)) else {
+                    let detail = "the gateway serves no source of this name";
+                    return Response::refusal(404, "no_such_source", detail);
                 };
                 let groups = match groups(self.shared.settings.groups_header.as_deref(), request) {
                     Ok(groups) => groups,
@@ -264,6 +267,12 @@ impl Worker {
                 self.resource(request, &Scope { source, root, groups }, resource).await
             }
         }
+    }
+
+    /// The sources that a token opens.
+    fn opened<'a>(&'a self, good_for: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let sources = self.shared.settings.sources.iter().map(String::as_str);
+        sources.filter(|source| opens(good_for, source))
     }
 
     async fn resource(&self, request: &Request<'_>, scope: &Scope<'_>, resource: &Resource<'_>) -> Response {
@@ -339,10 +348,11 @@ impl Worker {
         }
     }
 
-    async fn status(&self) -> Response {
+    async fn status(&self, good_for: &[String]) -> Response {
         let own = self.shared.metrics.to_json();
         let limit = self.shared.settings.index_time;
-        let other = match self.shared.jobs.ask_for(Question::Status, limit, Answer::http).await {
+        let sources = self.opened(good_for).map(str::to_owned).collect();
+        let other = match self.shared.jobs.ask_for(Question::Status { sources }, limit, Answer::http).await {
             Ok((200, _, body, _)) => String::from_utf8(body).unwrap_or_else(|_| "null".to_owned()),
             _ => "null".to_owned(),
         };

@@ -181,7 +181,7 @@ impl PyGatewayJob {
             Question::Search { source, path, query, root, groups } => {
                 ("search", (source, path, query, root, groups.clone()).into_pyobject(py)?)
             }
-            Question::Status => ("status", PyTuple::empty(py)),
+            Question::Status { sources } => ("status", (sources.clone(),).into_pyobject(py)?),
             Question::Open { address } => ("open", (address,).into_pyobject(py)?),
             Question::Ranges { address, state, ranges } => {
                 ("ranges", (address, state_of(*state), ranges.clone()).into_pyobject(py)?)

@@ -151,8 +151,9 @@ class Answers:
                 job.answer_http(*self._search_for(source, path, query, root, groups))
             case ("open" | "ranges", _):
                 self._stores.submit(_answer_by_store, job, self._reader.s3_config())
-            case ("status", ()):
-                job.answer_http(200, "application/json", json.dumps(self._status()).encode())
+            case ("status", (sources,)):  # of those that are served, the client may know these
+                shown = json.dumps({**self._status(), "sources": sources})
+                job.answer_http(200, "application/json", shown.encode())
             case ("computed", (source, row)):
                 self._reader.keep_row(source, row)
 

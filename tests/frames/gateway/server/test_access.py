@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -91,6 +92,17 @@ def test_a_token_is_good_for_its_sources(file: Path, connect: Connect) -> None:
     for page in ("/", "/status.json", "/metrics", "/dicomweb/studies"):
         assert client.get(page).status == 401
     assert client.get("/health").status == 200
+
+
+def test_a_token_does_not_tell_of_the_sources_that_it_does_not_open(file: Path, connect: Connect) -> None:
+    client = connect(["default", "second"], tokens={TOKEN: [], OTHER: ["second"]})
+    headers = {"Authorization": f"Bearer {OTHER}"}
+    for path in (f"{PATH}/frames/1", "/dicomweb/studies", "/dicomweb/none", "/wado?requestType=WADO"):
+        hidden, missing = (client.get(f"/{name}{path}", headers) for name in ("default", "third"))
+        assert (hidden.status, hidden.body) == (missing.status, missing.body) == (404, missing.body), path
+    for token, sources in ((TOKEN, ["default", "second"]), (OTHER, ["second"])):
+        status = client.get("/status.json", {"Authorization": f"Bearer {token}"})
+        assert json.loads(status.body)["frames"]["sources"] == sources
 
 
 @pytest.mark.parametrize("as_given", [str, Path])
