@@ -48,6 +48,11 @@ def is_refusal(error: psycopg.Error) -> bool:
     return isinstance(error, refusals)
 
 
+def lacking_right(error: Exception) -> str | None:
+    """Return in PostgreSQL's words which right this role lacks; None: the error is another."""
+    return error.diag.message_primary if isinstance(error, psycopg.errors.InsufficientPrivilege) else None
+
+
 def explain_refusal(error: psycopg.Error, connect: Callable[[], Connection]) -> str:
     """Return what was refused, and the remedy for the circumstances, which a new connection is asked for."""
     found = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from frames.dicom.catalogue import TABLE, fragmented, native
+from frames.dicom.catalogue import TABLE, fragmented, native, write_files
 from voxtier.errors import ConfigError
 from voxtier.frames import (
     LakebaseUtils,
@@ -18,6 +20,7 @@ from voxtier.frames import (
 from voxtier.frames.databricks.lakebase import ImportReport, import_dicom_frames
 from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.groups import GroupStore
+from voxtier.postgres.database import Database
 
 ORIGIN = """
 CREATE SCHEMA pixels;
@@ -247,3 +250,79 @@ def test_a_row_without_a_source_needs_one(lakebase: LakebaseUtils) -> None:
     *_, report = import_dicom_frames(lakebase, "pixels.dicom_frames", default_source="other")
     assert report == ImportReport(files=2, unverified=2)
     assert lakebase.store.sources() == [TABLE, "other"]
+
+
+@pytest.mark.parametrize(
+    ("rights", "sees_all"),
+    [
+        ("GRANT SELECT ON pixels.dicom_frames TO {role}", False),
+        ("ALTER TABLE pixels.dicom_frames OWNER TO {role}, FORCE ROW LEVEL SECURITY", False),
+        ("GRANT CREATE ON SCHEMA pixels TO {role}", False),
+        ("ALTER TABLE pixels.dicom_frames OWNER TO {role}", True),
+        ("GRANT SELECT ON pixels.dicom_frames TO {role}; ALTER ROLE {role} BYPASSRLS", True),
+    ],
+)
+def test_a_table_that_its_reader_sees_in_part_is_not_imported(
+    lakebase: LakebaseUtils, dsn: str, rights: str, sees_all: bool
+) -> None:
+    import_table(lakebase)
+    role, open_to_all = f"importer_{os.getpid()}", "CREATE POLICY open ON pixels.dicom_frames USING ({})"
+    paths = [f"/gone/{number}.dcm" for number in range(3)]
+    rows = "INSERT INTO pixels.dicom_frames VALUES (%s, 0, 1, 2, 0, %s, NULL, NULL, NULL, 0, %s)"
+    reader = Database(psycopg.conninfo.make_conninfo(dsn, user=role))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for path, groups in zip(paths, (None, ["ward"], ["staff"]), strict=True):
+            connection.execute(rows, (path, TABLE, groups))
+        connection.execute("ALTER TABLE pixels.dicom_frames ENABLE ROW LEVEL SECURITY")
+        connection.execute(open_to_all.format("allowed_groups IS NULL").encode())
+        connection.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA pixels TO {role}".encode())
+        try:
+            connection.execute(rights.format(role=role).encode())
+            imported = import_dicom_frames(lakebase, "pixels.dicom_frames", from_database=reader)
+            if sees_all:
+                assert list(imported)[-1] == ImportReport(files=3, unverified=3)
+            else:
+                with pytest.raises(
+                    ConfigError, match=r"pixels\.dicom_frames in .*: .*all its rows: .*BYPASS"
+                ):
+                    list(imported)
+                assert lakebase.store.sources() == []
+        finally:
+            reader.close()
+            connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+
+
+def test_spellings_of_a_file_are_imported_alike_on_pages_of_any_size(
+    lakebase: LakebaseUtils, tmp_path: Path
+) -> None:
+    gone, (read,) = str(tmp_path / "gone.dcm"), write_files(tmp_path, 1)
+    day = [datetime(2025, 5, number, tzinfo=UTC) for number in range(1, 5)]
+    names = [gone, gone, f"dbfs:{gone}", f"file://{gone}", f"/{gone}", read, f"dbfs:{read}"]
+    frames, uses, used = [0, 1, 2, 1, 3, 0, 0], [90, 90, 1, 7, 0, 4, 2], [3, 3, 1, 0, 2, 0, 1]
+    rows: list[dict[str, object]] = [
+        {"filename": name, "frame": frame, "start_pos": 10 * place, "end_pos": 10 * place + 9}
+        | {"access_count": count, "last_used_at": day[at], "inserted_at": day[at]}
+        for place, (name, frame, count, at) in enumerate(zip(names, frames, uses, used, strict=True))
+    ]
+    rows.append({"filename": f"file:{gone}", "start_pos": -1})
+
+    kept = (("file", read), ("claim", gone))
+
+    def state(batch_size: int) -> list[Any]:
+        for table in ("file", "claim", "file_stats"):
+            lakebase.execute_query(f"DELETE FROM voxtier.{table}")
+        report = import_table(lakebase, *rows, batch_size=batch_size)
+        stats = "SELECT path, access_count, last_used_at, f.inserted_at FROM voxtier.{} AS f "
+        stats += "JOIN voxtier.file_stats USING (key) WHERE path = %s"
+        found = [lakebase.rows(stats.format(table), (path,)) for table, path in kept]
+        return [report, lakebase.retrieve_all_frame_ranges(gone), *found]
+
+    one, *others = [state(batch_size) for batch_size in (1, 2, 3, 500)]
+    assert others == [one] * 3
+    report, ranges, of_file, of_claim = one
+    assert report == ImportReport(files=7, verified=2, differing=2, unverified=4, refused=1)
+    # Pages are in the order of names: of a frame in two spellings the later stays.
+    starts = {frame: 10 * place for _, frame, place in sorted(zip(names[:5], frames, itertools.count()))}
+    assert {each["frame_number"]: each["start_pos"] for each in ranges} == starts
+    assert of_file == [(read, 4, day[1], day[0])]
+    assert of_claim == [(gone, 90, day[3], day[0])]

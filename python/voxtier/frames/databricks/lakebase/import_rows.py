@@ -20,6 +20,7 @@ from voxtier.frames.indexing.run import FileIndexer
 from voxtier.frames.store.groups import restrict
 from voxtier.postgres.connection import Connection
 from voxtier.postgres.database import Database, quote_identifier
+from voxtier.postgres.refusals import lacking_right
 
 _REQUIRED = ("filename", "frame", "start_pos", "end_pos")
 _OPTIONAL = {
@@ -58,10 +59,10 @@ WHERE filename IS NULL OR UC_TABLE_NAME IS NULL
 # Repeating an import changes nothing. Each row of a frame has the access count of its file.
 _COPY_STATS = """
 INSERT INTO voxtier.file_stats AS s (key, last_used_at, access_count)
-SELECT key, coalesce(at, 'epoch'), n
+SELECT key, coalesce(max(at), 'epoch'), max(n)
 FROM unnest(%(keys)s::uuid[], %(used)s::timestamptz[], %(counts)s::bigint[]) AS given (key, at, n)
 WHERE at IS NOT NULL OR n > 0
-ORDER BY key
+GROUP BY key ORDER BY key
 ON CONFLICT (key) DO UPDATE SET
     last_used_at = greatest(s.last_used_at, excluded.last_used_at),
     access_count = greatest(s.access_count, excluded.access_count)
@@ -69,7 +70,10 @@ ON CONFLICT (key) DO UPDATE SET
 _COPY_FILES = tuple(
     f"""
 UPDATE voxtier.{table} AS f SET inserted_at = least(f.inserted_at, given.at)
-FROM unnest(%(keys)s::uuid[], %(inserted)s::timestamptz[]) AS given (key, at)
+FROM (
+    SELECT key, min(at) AS at FROM unnest(%(keys)s::uuid[], %(inserted)s::timestamptz[]) AS each (key, at)
+    GROUP BY key
+) AS given
 WHERE f.key = given.key
 """
     for table in ("file", "claim")
@@ -92,7 +96,7 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class ImportReport:
-    """The result of an import, in numbers of files.
+    """The result of an import, in numbers of files; one whose rows spell its path in two ways counts twice.
 
     Attributes
     ----------
@@ -150,13 +154,14 @@ def import_dicom_frames(
     Raises
     ------
     ConfigError
-        There is no such table, it lacks a column, or a row has no source. Nothing is imported.
+        There is no such table, it lacks a column, its role may not read all its rows, or a row has no source.
+        Nothing is imported.
     """
     batch_size, threads = whole_number("batch_size", batch_size, 1), whole_number("threads", threads, 1)
     database = from_database or index.store.database
     query, odd_rows = _queries(database, table, default_source)
     named = {"default": default_source}
-    [(nameless, orphan)] = database.run(lambda it: it.execute(odd_rows.encode(), named).fetchall())
+    [(nameless, orphan)] = _read(database, table, odd_rows, named)
     if orphan is not None:
         raise ConfigError(
             f"{table}: the row of {orphan[:200]!r} has no uc_table_name: name the source of such rows"
@@ -165,7 +170,7 @@ def import_dicom_frames(
     restricted: dict[bytes, frozenset[str]] = {}
     indexers: dict[str, FileIndexer] = {}
     after: _Row | None = None
-    while page := _page(database, query, after, default_source, batch_size):
+    while page := _page(database, table, query, after, default_source, batch_size):
         by_source: dict[str, list[_Row]] = {}
         for row in page:
             try:
@@ -189,7 +194,7 @@ def _queries(database: Database, table: str, default_source: str | None) -> list
     if name.catalog is not None:
         raise ConfigError(f"{table}: write schema.table, as the connection names the database")
     quoted = quote_identifier(*(part for part in (name.schema, name.table) if part))
-    rows = database.run(lambda connection: connection.execute(_COLUMNS.encode(), (quoted,)).fetchall())
+    rows = _read(database, table, _COLUMNS, (quoted,))
     columns = {column for (column,) in rows}
     if missing := [column for column in _REQUIRED if column not in columns]:
         what = f"it has no column {', '.join(missing)}" if columns else "there is no such table"
@@ -208,7 +213,7 @@ def _queries(database: Database, table: str, default_source: str | None) -> list
 
 
 def _page(
-    database: Database, query: str, after: _Row | None, default_source: str | None, limit: int
+    database: Database, table: str, query: str, after: _Row | None, default_source: str | None, limit: int
 ) -> list[_Row]:
     parameters = {
         "after": after and after.filename,
@@ -216,8 +221,27 @@ def _page(
         "limit": limit,
         "default": default_source,
     }
-    rows = database.run(lambda connection: connection.execute(query.encode(), parameters).fetchall())
-    return [_Row(*row) for row in rows]
+    return [_Row(*row) for row in _read(database, table, query, parameters)]
+
+
+def _read(database: Database, table: str, query: str, parameters: Any) -> list[tuple[Any, ...]]:
+    """Return the rows of a query, or raise ConfigError where row security hides some, as pg_dump does."""
+
+    def work(connection: Connection) -> list[tuple[Any, ...]]:
+        try:
+            with connection.transaction():
+                connection.execute(b"SET LOCAL row_security = off")
+                return connection.execute(query.encode(), parameters).fetchall()
+        except Exception as error:
+            if (refused := lacking_right(error)) is None:
+                raise
+            raise ConfigError(
+                f"{table} in {database.describe()} cannot be imported: {refused}; import "
+                "it as a role that may read all its rows: its owner, or one with SELECT on it; under row "
+                "security one with BYPASSRLS (its owner too, where that is forced)"
+            ) from error
+
+    return database.run(work)
 
 
 def _import_rows(
@@ -230,18 +254,18 @@ def _import_rows(
     source = indexer.source
     total.files += len(rows)
     named = [(absolute(row.filename), row) for row in rows]
-    # Of two rows that name one file, such as with ``dbfs:`` and without, the later one is imported.
-    by_path = {path: row for path, row in dict(named).items() if path_fault(path) is None}
-    total.refused += len(rows) - len(by_path)
-    paths = list(by_path)
+    # Several may name one file, such as with ``dbfs:`` and without: each counts, on whatever pages they come.
+    good = [(path, row) for path, row in named if path_fault(path) is None]
+    total.refused += len(rows) - len(good)
+    paths = list(dict.fromkeys(path for path, _ in good))
     # Before anything of them is in the index, so that no file is open to others for a moment.
     restrict(index.store, source, _groups_of(source, named, restricted))
     unreadable = {
         report.path for report in indexer.index_batch(paths) if report.error_kind in ENVIRONMENT_KINDS
     }
     tables = dict(zip(paths, index.store.get_many(source, paths), strict=True))
-    imported = {}
-    for path, row in by_path.items():
+    imported = []
+    for path, row in good:
         read = tables[path]
         if isinstance(read, FrameTable):
             total.verified += 1
@@ -252,7 +276,7 @@ def _import_rows(
         else:
             total.refused += 1
             continue
-        imported[path] = row
+        imported.append((path, row))
     if imported:
         index.run(lambda connection: _copy_statistics(connection, source, imported))
 
@@ -274,8 +298,8 @@ def _groups_of(
     return groups
 
 
-def _copy_statistics(connection: Connection, source: str, by_path: dict[str, _Row]) -> None:
-    keys, rows = keys_of(source, by_path), by_path.values()
+def _copy_statistics(connection: Connection, source: str, imported: list[tuple[str, _Row]]) -> None:
+    keys, rows = keys_of(source, (path for path, _ in imported)), [row for _, row in imported]
     used = [row.last_used_at for row in rows]
     stats = {"keys": keys, "used": used, "counts": [max(row.access_count, 0) for row in rows]}
     connection.execute(_COPY_STATS.encode(), stats)
