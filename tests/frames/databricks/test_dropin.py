@@ -52,6 +52,22 @@ def test_each_entry_lands_in_its_own_table(lakebase: LakebaseUtils) -> None:
     assert lakebase.retrieve_instance_path("1.0", "1.1", "1.2.5") is None, "all entries or none"
 
 
+def test_entries_of_one_file_in_a_call_are_as_in_several(lakebase: LakebaseUtils) -> None:
+    path, last = "/Volumes/c/6.dcm", {"study_instance_uid": "1.9", "sop_instance_uid": None}
+    entries = [
+        {"local_path": path, "sop_instance_uid": "1.2.6", "study_instance_uid": "1.2", "num_frames": 40},
+        {"local_path": f"dbfs:{path}", "series_instance_uid": "1.3", "num_frames": None},
+        {"local_path": f"/{path}", **last},
+    ]
+    found = []
+    for calls in ([[each] for each in entries], [entries], [entries[:2], entries[2:]]):
+        lakebase.execute_query("DELETE FROM voxtier.claim")
+        assert [lakebase.insert_instance_paths_batch(call) for call in calls] == [1] * len(calls)
+        found.append(lakebase.retrieve_instance_path(None, None, "1.2.6"))
+    expected = {"path": path, "local_path": path, "num_frames": 40, "series_instance_uid": "1.3"}
+    assert found == [expected | {"study_instance_uid": "1.9", "sop_instance_uid": "1.2.6"}] * 3
+
+
 def test_groups_of_later_writers_are_added(lakebase: LakebaseUtils) -> None:
     for groups in (["a"], ["b", "c, d"], [], None):
         lakebase.insert_instance_paths_batch([entry(1)], allowed_groups=groups)

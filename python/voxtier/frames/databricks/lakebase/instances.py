@@ -27,6 +27,7 @@ from voxtier.postgres.connection import Connection
 Instance = dict[str, Any]
 
 _UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+_KNOWN = (*_UIDS, "num_frames")
 
 
 class InstanceMethods(Backend):
@@ -175,7 +176,7 @@ class InstanceMethods(Backend):
         entries : sequence of mapping
             Each with ``local_path``, and as far as they are known ``sop_instance_uid``,
             ``study_instance_uid``, ``series_instance_uid``, ``num_frames`` and ``uc_table_name``, the source
-            of this entry.
+            of this entry. What a later entry of a file knows replaces what was known before.
         table : str
             ``instance_paths``; another name makes sources of their own.
         allowed_groups : sequence of str or None
@@ -200,16 +201,17 @@ class InstanceMethods(Backend):
             raise ConfigError(f"entries={entries!r}: give a list of mappings")
         may_see = check_allowed_groups(allowed_groups)
         paths = [_check_entry(entry, f"entries[{number}]") for number, entry in enumerate(entries)]
-        by_source: dict[str, dict[str, Mapping[str, Any]]] = {}
+        by_source: dict[str, dict[str, dict[str, Any]]] = {}
         for path, entry in zip(paths, entries, strict=True):
             source = self.source(entry.get("uc_table_name") or uc_table_name, table, is_written=True)
-            by_source.setdefault(source, {})[path] = entry
+            row = by_source.setdefault(source, {}).setdefault(path, {})
+            row |= {name: entry[name] for name in _KNOWN if entry.get(name) is not None}
 
         def work(connection: Connection) -> int:
             written = 0
             for source, rows in sorted(by_source.items()):
                 add_source(connection, source, sets_groups=may_see is not None)
-                columns = {name: [row.get(name) for row in rows.values()] for name in (*_UIDS, "num_frames")}
+                columns = {name: [row.get(name) for row in rows.values()] for name in _KNOWN}
                 parameters = claim_parameters(
                     source,
                     list(rows),
