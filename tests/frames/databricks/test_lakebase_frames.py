@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,37 @@ def test_an_indexed_file_hides_what_was_inserted_for_it(lakebase: LakebaseUtils,
     ]
     lakebase.store.delete(TABLE, [path])
     assert lakebase.retrieve_frame_range(path, 9) is None  # not the old claim again
+
+
+def test_what_was_inserted_is_hidden_from_those_too_who_may_not_see_what_was_read(
+    lakebase: LakebaseUtils, tmp_path: Path
+) -> None:
+    """A claim names another instance, which its group may see, than the file holds."""
+    (path,), lost = write_files(tmp_path, 1), str(tmp_path / "lost.dcm")
+    lakebase.upsert_access_rule(TABLE, "g", "conditional", "c")
+    lakebase.sync_uc_row_filters(TABLE, SimpleNamespace(execute=lambda *_, **__: [("9.9.9",), ("9.9.8",)]))
+    for name, uid in ((path, "9.9.9"), (lost, "9.9.8")):
+        lakebase.insert_instance_paths_batch([{"local_path": name, "sop_instance_uid": uid}])
+        lakebase.insert_frame_range(name, 0, 7, 9, 0)
+
+    def known() -> dict[str, set[str]]:
+        """Return what each method, and the view, tells the group of."""
+        asking, found = ["g"], {}
+        found["frames"] = set(lakebase.retrieve_frame_ranges_batch([path, lost], user_groups=asking))
+        found["frame"] = {p for p in (path, lost) if lakebase.retrieve_frame_range(p, 0, user_groups=asking)}
+        found["touched"] = {p for p in (path, lost) if lakebase.touch_frame_ranges(p, user_groups=asking)}
+        by_uid = (
+            lakebase.retrieve_instance_path(None, None, u, user_groups=asking) for u in ("9.9.9", "9.9.8")
+        )
+        found["instances"] = {each["path"] for each in by_uid if each}
+        by_path = lakebase.retrieve_instance_paths_by_local_paths([path, lost], user_groups=asking)
+        found["by path"] = {each["path"] for each in by_path.values()}
+        view = lakebase.execute_and_fetch_query("SELECT filename FROM voxtier.dicom_frames", None, asking)
+        return found | {"view": {name for (name,) in view}}
+
+    assert all(names == {path, lost} for names in known().values())
+    FileIndexer(lakebase.store, source=TABLE).index_batch([path, lost])
+    assert all(names == {lost} for names in known().values()), known()
 
 
 @pytest.mark.parametrize(

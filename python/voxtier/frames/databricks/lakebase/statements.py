@@ -9,6 +9,10 @@ _SEES_F, _SEES_C = (
     f"((SELECT voxtier.sees_all()) OR voxtier.may_see({table}.allowed_groups))" for table in ("f", "c")
 )
 
+# Files that the index has read take precedence over inserted rows of the same file, for groups too that may
+# not see what was read; a role that row security binds does not know of it here.
+_UNREAD = "NOT EXISTS (SELECT FROM voxtier.file AS g WHERE g.key = {0}.key AND g.error_kind IS NULL)".format
+
 TABLES = f"""
 SELECT {ROW} FROM voxtier.file AS f
 WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
@@ -17,7 +21,7 @@ WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
 CLAIMED_FRAMES = f"""
 SELECT c.path, c.transfer_syntax_uid, s.frame, s.start_pos, s.end_pos, s.pixel_data_pos
 FROM voxtier.claim AS c JOIN voxtier.claimed_frame AS s USING (key)
-WHERE c.key = ANY(%(keys)s) AND {_SEES_C}
+WHERE c.key = ANY(%(keys)s) AND {_SEES_C} AND {_UNREAD("c")}
 ORDER BY c.key, s.frame
 """
 
@@ -70,7 +74,7 @@ INSERT INTO voxtier.file_stats AS s (key, last_used_at, access_count)
 SELECT key, clock_timestamp(), 1 FROM (
     SELECT f.key FROM voxtier.file AS f WHERE f.key = ANY(%(keys)s) AND {_SEES_F}
     UNION
-    SELECT c.key FROM voxtier.claim AS c WHERE c.key = ANY(%(keys)s) AND {_SEES_C}
+    SELECT c.key FROM voxtier.claim AS c WHERE c.key = ANY(%(keys)s) AND {_SEES_C} AND {_UNREAD("c")}
 ) AS seen
 ORDER BY key
 ON CONFLICT (key) DO UPDATE SET
@@ -78,7 +82,6 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key
 """
 
-# Files that the index has read take precedence over inserted rows of the same file.
 _INSTANCES = f"""
 SELECT * FROM (
     SELECT f.key, f.path, f.study_instance_uid, f.series_instance_uid, f.sop_instance_uid, f.frame_count
@@ -90,8 +93,7 @@ SELECT * FROM (
         coalesce(f.num_frames, 1)
     FROM voxtier.claim AS f
     WHERE f.source_id = {SOURCE_ID} AND f.sop_instance_uid IS NOT NULL AND {_SEES_F}
-        AND NOT EXISTS (SELECT FROM voxtier.file AS g WHERE g.key = f.key AND g.error_kind IS NULL)
-        AND {{of_file}}
+        AND {_UNREAD("f")} AND {{of_file}}
 ) AS instance
 """
 _same = "hashtextextended(f.{0}, 0) = hashtextextended(%({1})s, 0) AND f.{0} = %({1})s".format
