@@ -87,6 +87,13 @@ def _remedy(error: psycopg.Error, found: _Circumstances | None) -> str:
     return "`voxtier db grants` prints the SQL that grants it"
 
 
+def is_fault_of_arguments(error: Exception) -> bool:
+    """Return whether a statement does not fit its parameters, and so did not get as far as the server."""
+    if isinstance(error, psycopg.ProgrammingError | psycopg.DataError):
+        return error.sqlstate is None
+    return isinstance(error, TypeError | UnicodeEncodeError)
+
+
 def is_transient(error: psycopg.Error) -> bool:
     """Return whether the same work may succeed a moment later."""
     return error.sqlstate is None or error.sqlstate.startswith(_TRANSIENT)

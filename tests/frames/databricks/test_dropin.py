@@ -28,6 +28,14 @@ from voxtier.frames.indexing.run import FileIndexer
 OTHER = "main.pixels.other_tenant"
 
 
+def nested(depth: int) -> dict[str, object]:
+    """Return a mapping that holds another, and so on."""
+    found: dict[str, object] = {}
+    for _ in range(depth):
+        found = {"in": found}
+    return found
+
+
 def entry(number: int, **changes: object) -> dict[str, object]:
     """An entry as the gateway makes it."""
     uids = {"sop_instance_uid": f"1.2.{number}", "study_instance_uid": "1.0", "series_instance_uid": "1.1"}
@@ -187,6 +195,10 @@ def test_rules_by_group_and_condition(lakebase: LakebaseUtils, tmp_path: Path) -
         lambda lake: lake.insert_metrics(None, {}),
         lambda lake: lake.insert_metrics("gateway", None),
         lambda lake: lake.insert_metrics("gateway", {"at": object()}),
+        lambda lake: lake.insert_metrics("gateway", {"file": "a\0b"}),
+        lambda lake: lake.insert_metrics("gateway", {"file": ["a\udcff"]}),
+        lambda lake: lake.insert_metrics("gateway", {"by file": ({"\udcff": 1},)}),
+        lambda lake: lake.insert_metrics("gateway", nested(100_000)),
         lambda lake: lake.get_latest_metrics(5),
         lambda lake: lake.get_latest_metrics(limit="x"),
         lambda lake: lake.get_latest_metrics(limit=True),
@@ -196,9 +208,23 @@ def test_rules_by_group_and_condition(lakebase: LakebaseUtils, tmp_path: Path) -
         lambda lake: lake.get_user_groups(None),
         lambda lake: lake.execute_query(None),
         lambda lake: lake.execute_and_fetch_query(5),
+        lambda lake: lake.execute_and_fetch_query("CREATE TABLE public.made (a int)"),
+        lambda lake: lake.execute_and_fetch_query("SELECT 1\0"),
+        lambda lake: lake.execute_and_fetch_query("SELECT '\ud800'"),
+        lambda lake: lake.execute_and_fetch_query("SELECT %s", ["\ud800"]),
+        lambda lake: lake.execute_and_fetch_query("SELECT %s", ["a\0b"]),
+        lambda lake: lake.execute_and_fetch_query("SELECT %s", []),
+        lambda lake: lake.execute_and_fetch_query("SELECT %s", 5),
+        lambda lake: lake.execute_query("SELECT %s", [object()]),
         lambda lake: lake.execute_and_fetch_query("SELECT 1", None, "staff"),
         lambda lake: lake.reset_allowed_groups("a b"),
         lambda lake: LakebaseUtils(dsn=5),
+        lambda lake: LakebaseUtils(max_connections="4"),
+        lambda lake: LakebaseUtils(min_connections=None),
+        lambda lake: LakebaseUtils(max_connections=8.5),
+        lambda lake: LakebaseUtils(capacity=1),
+        lambda lake: LakebaseUtils(app_sp_id=5),
+        lambda lake: LakebaseUtils(credentials={"user": "u"}),
         lambda lake: LakebaseUtils(None),
         lambda lake: LakebaseUtils(uc_table_name=5),
         lambda lake: LakebaseUtils(uc_table_name="a.b.c.d"),
@@ -207,6 +233,19 @@ def test_rules_by_group_and_condition(lakebase: LakebaseUtils, tmp_path: Path) -
 def test_wrong_arguments_are_config_errors(lakebase: LakebaseUtils, wrong: Callable[[Any], object]) -> None:
     with pytest.raises(ConfigError):
         wrong(lakebase)
+    assert lakebase.execute_and_fetch_query("SELECT to_regclass('public.made')") == [(None,)]
+
+
+def test_a_query_without_rows_names_the_method_that_takes_it(lakebase: LakebaseUtils) -> None:
+    with pytest.raises(ConfigError, match=r"CREATE TABLE.*nothing is changed: execute_query\(\)"):
+        lakebase.execute_and_fetch_query("CREATE TABLE public.made (a int)")
+    lakebase.execute_query("CREATE TABLE public.made (a int)")
+    assert lakebase.execute_and_fetch_query("INSERT INTO public.made VALUES (%s) RETURNING a", [5]) == [(5,)]
+    with pytest.raises(BackendError, match="does not exist"):  # that is for the server to say
+        lakebase.execute_query("INSERT INTO public.lost VALUES (5)")
+    odd = {"text": "\\u0000 \\\\ \N{GRINNING FACE}", "of": [None, True, 1.5, {"": ()}]}
+    lakebase.insert_metrics("gateway", odd)
+    assert lakebase.get_latest_metrics()[0]["metrics"] == json.loads(json.dumps(odd))
 
 
 ODD = [

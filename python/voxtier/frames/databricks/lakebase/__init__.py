@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from voxtier.arguments import whole_number
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.databricks.lakebase.backend import FRAMES_TABLE, INSTANCES_TABLE, Groups, check_text
 from voxtier.frames.databricks.lakebase.connections import LentConnections
@@ -119,14 +120,19 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         prepare: Prepare | None = None,
     ) -> None:
         check_text(instance_name, "instance_name")
-        given = {"user": user, "branch_name": branch_name, "dsn": dsn, "host": host, "token": token}
-        for name, text in given.items():
+        check_text(capacity, "capacity")
+        given = {"user": user, "app_sp_id": app_sp_id, "branch_name": branch_name}
+        for name, text in {**given, "dsn": dsn, "host": host, "token": token}.items():
             check_text(text, name, optional=True)
+        min_connections = whole_number("min_connections", min_connections)
+        max_connections = whole_number("max_connections", max_connections)
         if not 0 <= min_connections <= max_connections or max_connections < 1:
             raise ConfigError(
                 f"min_connections={min_connections}, max_connections={max_connections}: "
                 "use 0 <= min_connections <= max_connections and max_connections >= 1"
             )
+        if not (credentials is None or callable(credentials)):
+            raise ConfigError(f"credentials={credentials!r}: give a function that returns them")
         uc_table_name = default_table(uc_table_name)
         catalog, schema, _ = TableName.parse(uc_table_name) if uc_table_name else (None, None, "")
         self.instance_name, self.schema = instance_name, schema or "pixels"
@@ -180,6 +186,13 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         -------
         int
             Number of rows that it changed.
+
+        Raises
+        ------
+        ConfigError
+            It does not fit `params`, or the database role may not do that.
+        BackendError
+            The database refuses it, or does not answer.
         """
         return self.count(query, params, user_groups)
 
@@ -201,6 +214,14 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
         -------
         list of tuple
             Its rows.
+
+        Raises
+        ------
+        ConfigError
+            It does not fit `params`, the database role may not do that, or it returns no rows: then nothing
+            is changed.
+        BackendError
+            The database refuses it, or does not answer.
         """
         return self.rows(query, params, user_groups)
 

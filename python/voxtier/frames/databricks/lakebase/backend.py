@@ -17,6 +17,8 @@ from voxtier.frames.store.groups import check_groups, is_group_name
 from voxtier.frames.store.statements import ADD_SOURCE, SET_GROUPS, lock_groups
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
+from voxtier.postgres.refusals import is_fault_of_arguments
+from voxtier.system.text import first_line
 
 T = TypeVar("T")
 Groups = Sequence[str] | None
@@ -126,9 +128,25 @@ class Backend:
         -------
         list of tuple
             Its rows.
+
+        Raises
+        ------
+        ConfigError
+            It has none, as a statement that changes rows, and is undone; or it does not fit its parameters.
         """
         sql = _sql(query)
-        return self.run(lambda connection: connection.execute(sql, parameters).fetchall(), groups)
+
+        def work(connection: Connection) -> list[Any]:
+            cursor = _execute(connection, sql, parameters)
+            if cursor.description is None:
+                raise ConfigError(
+                    f"the query returns no rows ({cursor.statusmessage}), and nothing is changed: "
+                    "execute_query() takes such statements"
+                )
+            found: list[Any] = cursor.fetchall()
+            return found
+
+        return self.run(work, groups)
 
     def count(self, query: Any, parameters: Any, groups: Groups = None) -> int:
         """Execute one statement that changes rows.
@@ -146,9 +164,19 @@ class Backend:
         -------
         int
             Number of rows changed.
+
+        Raises
+        ------
+        ConfigError
+            It does not fit its parameters.
         """
         sql = _sql(query)
-        return self.run(lambda connection: connection.execute(sql, parameters).rowcount, groups)
+
+        def work(connection: Connection) -> int:
+            changed: int = _execute(connection, sql, parameters).rowcount
+            return changed
+
+        return self.run(work, groups)
 
 
 def add_source(connection: Connection, source: str, *, sets_groups: bool) -> None:
@@ -289,7 +317,17 @@ def check_allowed_groups(groups: Groups) -> list[str] | None:
 def _sql(query: Any) -> Any:
     """Return SQL as psycopg takes it: text as bytes, a composed query as it is."""
     if isinstance(query, str):
-        return query.encode()
+        return check_text(query, "query").encode()
     if isinstance(query, bytes) or hasattr(query, "as_bytes"):
         return query
     raise ConfigError(f"query is {type(query).__name__}: give text or a query of psycopg.sql")
+
+
+def _execute(connection: Connection, sql: Any, parameters: Any) -> Any:
+    """Return the cursor of a statement; what does not get as far as the server is an error of the caller."""
+    try:
+        return connection.execute(sql, parameters)
+    except Exception as error:
+        if not is_fault_of_arguments(error):
+            raise
+        raise ConfigError(f"the query does not fit its parameters: {first_line(error)}") from error

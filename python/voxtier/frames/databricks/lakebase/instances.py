@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from voxtier.arguments import whole_number
@@ -232,9 +232,11 @@ class InstanceMethods(Backend):
         if not isinstance(metrics, Mapping):
             raise ConfigError(f"metrics={metrics!r}: give a mapping")
         try:
-            text = json.dumps(dict(metrics), allow_nan=False)
-        except (TypeError, ValueError) as error:
+            text, words = json.dumps(dict(metrics), allow_nan=False), list(_texts(metrics))
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"metrics of {name!r} are no JSON object: {error}") from error
+        for word in words:
+            check_text(word, f"a text in the metrics of {name!r}")
         self.run(lambda connection: connection.execute(statements.ADD_METRIC.encode(), (name, text)))
 
     def get_latest_metrics(self, source: str | None = None, limit: int = 60) -> list[dict[str, Any]]:
@@ -260,6 +262,19 @@ class InstanceMethods(Backend):
             uids = dict(zip(_UIDS, (study, series, sop), strict=True))
             found.setdefault(sop, {"path": path, "local_path": path, "num_frames": frames, **uids})
         return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the keys and texts of what JSON can hold."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _texts(key)
+            yield from _texts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def _check_entry(entry: object, what: str) -> str:
