@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from voxtier.frames.store import migrations, statements
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import SearchIndex
 from voxtier.frames.store.writing import COPY_HEADER, COPY_TRAILER
+from voxtier.postgres.database import Database
 from voxtier.postgres.refusals import explain
 
 SOURCE = "c.s.t"
@@ -231,3 +234,23 @@ def test_times_and_literals_are_read_whatever_a_role_sets(set_up: Callable[..., 
 def test_a_connection_that_is_lost_without_a_word_is_told_by_its_class() -> None:
     told = explain(psycopg.OperationalError(), None, 0.0, is_embedded=False)
     assert told == "OperationalError; check the server, --dsn, VOXTIER_DSN"
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_server_that_gives_no_further_sessions_is_not_said_to_be_in_use(dsn: str, most: int) -> None:
+    """The threads of the pool are given none; the question why, which this thread asks, is."""
+    sessions = itertools.count()
+
+    def few() -> dict[str, str]:
+        if threading.current_thread() is not threading.main_thread() and next(sessions) >= most:
+            raise OSError("this one is ended at once")
+        return {}
+
+    database = Database(dsn, credentials=few, max_size=2, timeout=0.3)
+    with contextlib.closing(database), contextlib.ExitStack() as lent:
+        for _ in range(most):
+            lent.enter_context(database.connection())
+        with pytest.raises(
+            BackendError, match=rf"within 0\.3 s: {most} of 2 are in use, and the server ended"
+        ):
+            database.start()

@@ -108,6 +108,7 @@ class Database:
         self._pool: psycopg_pool.ConnectionPool[Connection] | None = None
         self._server: EmbeddedServer | None = None
         self._has_started = False
+        self._lent: set[object] = set()  # no lock, as a forked child would inherit it held
         self._opening = threading.Lock()
         self._attaching = threading.Lock()
         _databases.add(self)
@@ -150,6 +151,8 @@ class Database:
             No connection could be obtained; the message says why and what to do.
         """
         pool, connection = self._obtain()
+        lent = object()
+        self._lent.add(lent)
         connection.allow_preparing(allowed=self._prepare == "auto")
         try:
             yield connection
@@ -161,6 +164,7 @@ class Database:
             raise psycopg.OperationalError("the connection was lost") from error
         finally:
             pool.putconn(connection)
+            self._lent.discard(lent)
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[Connection]:
@@ -279,8 +283,8 @@ class Database:
             except psycopg_pool.PoolClosed:
                 continue  # another thread dropped it meanwhile: see `reset`
             except psycopg_pool.PoolTimeout as error:
-                explain = partial(self._explain, begun=time.time())
-                reason = refusals.explain_empty_pool(self._connect, pool.max_size, explain)
+                lent, explain = len(self._lent), partial(self._explain, begun=time.time())
+                reason = refusals.explain_empty_pool(self._connect, lent, pool.max_size, explain)
                 raise BackendError(
                     f"no connection to {self.describe()} within {pool.timeout:g} s: {reason}"
                 ) from error
@@ -406,7 +410,7 @@ class Database:
     def _forget_after_fork(self) -> None:
         # Neither use the parent's connections nor close them, which would end its sessions.
         abandon(self._pool)
-        self._pool = None
+        self._pool, self._lent = None, set()
         self._server, self._has_started = None, False
         self._opening, self._attaching = threading.Lock(), threading.Lock()
 

@@ -139,7 +139,7 @@ def explain(error: psycopg.Error, server: EmbeddedServer | None, since: float, *
 
 
 def explain_empty_pool(
-    connect: Callable[[], Connection], most: int, explain_error: Callable[[psycopg.Error], str]
+    connect: Callable[[], Connection], lent: int, most: int, explain_error: Callable[[psycopg.Error], str]
 ) -> str:
     """Return why a pool has no connection to lend; the pool itself does not keep the reason.
 
@@ -147,8 +147,8 @@ def explain_empty_pool(
     ----------
     connect : callable
         Makes a connection outside of the pool.
-    most : int
-        Connections that the pool has at most.
+    lent, most : int
+        Connections that are in use, and those that the pool has at most.
     explain_error : callable
         Says why `connect` failed, as `explain` does.
 
@@ -168,6 +168,11 @@ def explain_empty_pool(
         return explain_error(error)
     except BackendError as error:
         return str(error)
+    if lent < most:
+        return (
+            f"{lent} of {most} are in use, and the server ended the others at once, or took none for a "
+            "while: its log says why"
+        )
     return f"all {most} are in use: raise max_size, or the timeout"
 
 
