@@ -67,6 +67,60 @@ def test_spark_infers_the_types_of_the_priority_list_of_a_fresh_index(
     assert spark.createDataFrame(texts).count() == 3
 
 
+def as_text(frame: Any) -> list[tuple[str, ...]]:
+    """Return the rows of a frame, whatever its columns are named and hold."""
+    places = [f"c{number}" for number in range(len(frame.columns))]
+    return [tuple(row) for row in frame.toDF(*places).selectExpr(*(f"string({c})" for c in places)).collect()]
+
+
+@pytest.mark.parametrize("name", ["local_path", "file.path", "`file.path`", "`tick``ed`"])
+def test_columns_of_any_names_and_types_pass(spark: Any, dsn: str, tmp_path: Path, name: str) -> None:
+    """As beside the published job's function of one column."""
+    (path,), column = write_files(tmp_path, 1), name if name.startswith("`") else f"`{name}`"
+    frame = spark.sql(f"""SELECT 'old' AS `a.status`, 1 AS `file.size`, 1 AS a, '2' AS a, 3 AS `column_0`,
+        '{path}' AS {column}, INTERVAL '1-2' YEAR TO MONTH AS age, CAST(NULL AS INTERVAL YEAR) AS none,
+        INTERVAL '7' MONTH AS month,
+        array(map(INTERVAL -'3' YEAR, named_struct('x', INTERVAL '5' MONTH, 'y.z', 2))) AS nested,
+        named_struct('a', 1, 'a', array(named_struct('b', '2', 'b', 3))) AS twice, 'older' AS `A.Status`,
+        TIMESTAMP'0001-01-01 00:00:00' - INTERVAL '1' DAY AS early""")
+    done = BOTCacheBuilder(TABLE, dsn=dsn, inputCol=name, outputCol="a.status").transform(frame)
+    kept = [place for place, each in enumerate(frame.columns) if each.lower() != "a.status"]
+    assert done.schema.fields[:-1] == [frame.schema.fields[place] for place in kept]
+    assert done.columns[-1] == "a.status"
+    [before], [after] = as_text(frame), as_text(done)
+    assert after[:-1] == tuple(before[place] for place in kept)
+    assert json.loads(after[-1])["status"] == "cached"
+
+
+def test_a_column_that_arrow_cannot_hold_is_named(spark: Any, dsn: str) -> None:
+    frame = spark.sql("SELECT 'x.dcm' AS local_path, array(make_interval(1, 2)) AS span")
+    with pytest.raises(ConfigError, match=r"the column 'span' holds calendar intervals.*leave it out"):
+        BOTCacheBuilder(TABLE, dsn=dsn).transform(frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threads", 0), ("threads", None), ("batch_size", 0), ("partitions", -1), ("verify", "x"),
+        ("verify", None), ("prepare", "x"), ("s3_keys", "x"), ("s3_keys", None), ("inputCol", ""),
+        ("outputCol", None), ("lakebase_instance_name", ""), ("skip_existing", None),
+    ],
+)  # fmt: skip
+def test_parameters_given_later_are_checked_too(name: str, value: object) -> None:
+    builder = BOTCacheBuilder(TABLE, dsn="host=x")
+    with pytest.raises(ConfigError, match=name):
+        builder.copy({getattr(builder, name): value})._task(LOCAL)  # type: ignore[arg-type]
+
+
+def test_none_means_the_same_however_it_is_given() -> None:
+    may_be_none = ("filter_extension", "host", "credentials", "partitions", "prepare")
+    builder = BOTCacheBuilder(TABLE, dsn="host=x", **dict.fromkeys(may_be_none))
+    given = BOTCacheBuilder(TABLE, dsn="host=x")
+    later = given.copy({getattr(given, name): None for name in may_be_none})
+    assert later._task(LOCAL) == builder._task(LOCAL)  # type: ignore[arg-type]
+    assert later._task(LOCAL).options.extension is None  # type: ignore[arg-type]
+
+
 def test_no_setting_of_spark_is_changed(
     spark: Any, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

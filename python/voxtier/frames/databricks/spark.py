@@ -41,8 +41,9 @@ try:
     from pyspark.ml.param.shared import HasInputCol, HasOutputCol
     from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql import functions as F  # noqa: N812 - the usual name
     from pyspark.sql.types import StringType, StructField, StructType
+
+    from voxtier.frames.databricks.spark_columns import PlacedColumns, place_name
 except ImportError as error:
     raise MissingExtraError((error.name or "pyspark").partition(".")[0], "spark") from error
 
@@ -205,46 +206,31 @@ class BOTCacheBuilder(
         for name, text in (("host", host), ("token", token), ("dsn", dsn)):
             if text is not None and not isinstance(text, str):
                 raise ConfigError(f"{name}={text!r}: must be text")
-        names = {
-            "lakebase_instance_name": lakebase_instance_name,
-            "inputCol": inputCol,
-            "outputCol": outputCol,
-        }
-        for name, text in names.items():
-            if not isinstance(text, str) or not text:
-                raise ConfigError(f"{name}={text!r}: must be a name")
         passwords: dict[str, str] = {}
         if dsn:
             from voxtier.postgres.connection_string import split_secrets
 
             dsn, passwords = split_secrets(dsn)
         self._secrets = _Secrets(token or None, dsn or "", passwords)
-        if prepare not in (None, "auto", "off"):
-            raise ConfigError(f"prepare={prepare!r}: must be 'auto' or 'off'")
-        if verify not in ("all", "ends"):
-            raise ConfigError(f"verify={verify!r}: must be 'all' or 'ends'")
-        if s3_keys not in ("worker", "driver"):
-            raise ConfigError(f"s3_keys={s3_keys!r}: must be 'worker' or 'driver'")
-        threads, batch_size = whole_number("threads", threads, 1), whole_number("batch_size", batch_size, 1)
-        partitions = whole_number("partitions", 0 if partitions is None else partitions, 0)
+        options = {
+            "uc_table_name": uc_table_name,
+            "lakebase_instance_name": lakebase_instance_name,
+            "inputCol": inputCol,
+            "outputCol": outputCol,
+            "skip_existing": skip_existing,
+            "filter_extension": filter_extension,
+            "host": host,
+            "dsn": dsn,
+            "credentials": _importable_name(credentials),
+            "threads": threads,
+            "batch_size": batch_size,
+            "partitions": partitions,
+            "verify": verify,
+            "prepare": prepare,
+            "s3_keys": s3_keys,
+        }
         try:
-            self._set(
-                uc_table_name=uc_table_name or "",
-                lakebase_instance_name=lakebase_instance_name,
-                inputCol=inputCol,
-                outputCol=outputCol,
-                skip_existing=skip_existing,
-                filter_extension=filter_extension or "",
-                host=host or "",
-                dsn=dsn or "",
-                credentials=_importable_name(credentials),
-                threads=threads,
-                batch_size=batch_size,
-                partitions=partitions or 0,
-                verify=verify,
-                prepare=prepare or "",
-                s3_keys=s3_keys,
-            )
+            self._set(**_checked(options))
         except TypeError as error:
             raise ConfigError(f"BOTCacheBuilder: {error}") from error
 
@@ -253,69 +239,50 @@ class BOTCacheBuilder(
         if not isinstance(state.get("_secrets"), _Secrets):  # pickled by an earlier version, which wrote none
             self._secrets = _Secrets(None)
 
+    def _options(self) -> dict[str, Any]:
+        """Return the parameters by name; those given to ``transform`` or ``set`` were not checked before."""
+        return _checked({param.name: self.getOrDefault(param) for param in self.params})
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
         session = dataset.sparkSession
-        task = replace(self._task(session), case_sensitive=_is_case_sensitive(session))
-        frame = self._filter(dataset, task)
-        if partitions := self.getOrDefault(self.partitions):
-            frame = frame.repartition(partitions)
-        replaced = task.find(task.output_column, frame.columns)
-        others = [field for index, field in enumerate(frame.schema.fields) if index not in replaced]
-        schema = StructType([*others, StructField(task.output_column, StringType())])
-        return frame.mapInArrow(task, schema)
+        task, options = self._task(session), self._options()
+        columns = PlacedColumns(dataset, case_sensitive=_is_case_sensitive(session))
+        paths = columns.place_of_paths(task.input_column)
+        frame = columns.filter(columns.placed(dataset), options["filter_extension"])
+        if options["partitions"]:
+            frame = frame.repartition(options["partitions"])
+        schema = StructType([*columns.schema_in_arrow(), StructField("status", StringType())])
+        placed_task = replace(task, input_column=place_name(paths), output_column="status")
+        done = columns.to_arrow(frame).mapInArrow(placed_task, schema)
+        return columns.from_arrow(done, "status", name=task.output_column)
 
     def _task(self, session: SparkSession) -> IndexTask:
-        source = TableName.parse(default_table(self.getOrDefault(self.uc_table_name)) or "")
+        given = self._options()
+        source = TableName.parse(default_table(given["uc_table_name"]) or "")
         options = IndexOptions(
             source=str(source),
-            extension=self.getOrDefault(self.filter_extension) or None,
-            force=not self.getOrDefault(self.skip_existing),
-            threads=self.getOrDefault(self.threads),
-            batch_size=self.getOrDefault(self.batch_size),
-            verify=cast(Verify, self.getOrDefault(self.verify)),
-            s3=self._s3_config(),
+            extension=given["filter_extension"] or None,
+            force=not given["skip_existing"],
+            threads=given["threads"],
+            batch_size=given["batch_size"],
+            verify=cast(Verify, given["verify"]),
+            s3=_s3_config(given["s3_keys"]),
         )
-        prepare = self.getOrDefault(self.prepare) or os.environ.get("VOXTIER_PREPARE") or None
+        prepare = given["prepare"] or os.environ.get("VOXTIER_PREPARE") or None
         destination = replace(
-            self._choose_destination(session, source), prepare=cast("Prepare | None", prepare)
+            self._choose_destination(session, source, given), prepare=cast("Prepare | None", prepare)
         )
         return IndexTask(
-            destination, options, self.getInputCol(), self.getOutputCol(), folder=_working_folder()
+            destination, options, given["inputCol"], given["outputCol"], folder=_working_folder()
         )
 
-    def _s3_config(self) -> S3Config | None:
-        config = get_s3_config()
-        if self.getOrDefault(self.s3_keys) == "driver":
-            return KeyedS3Config.of_this_process(config)
-        return None if config == S3Config() else config
-
-    def _filter(self, dataset: DataFrame, task: IndexTask) -> DataFrame:
-        fields = dataset.schema.fields
-        names = [field.name for field in fields]
-        found = task.find(task.input_column, names)
-        if len(found) != 1:
-            number = f"are {len(found)} columns" if found else "is no column"
-            raise ConfigError(
-                f"there {number} {task.input_column!r}: set inputCol to one of {', '.join(names)}"
-            )
-        kind = fields[found[0]].dataType
-        if not isinstance(kind, StringType):
-            raise ConfigError(
-                f"the column {task.input_column!r} is {kind.simpleString()}: it must hold paths as text"
-            )
-        # The column holds what is after the last dot: of any other end, such as "0.dcm", it says nothing.
-        extension = re.fullmatch(r"\.([^./]+)", self.getOrDefault(self.filter_extension))
-        of_extensions = [fields[index] for index in task.find("extension", names)]
-        if extension and len(of_extensions) == 1 and isinstance(of_extensions[0].dataType, StringType):
-            column = F.col(of_extensions[0].name)
-            return dataset.filter(F.lower(F.ltrim(column, F.lit("."))) == extension[1].lower())
-        return dataset
-
-    def _choose_destination(self, session: SparkSession, source: TableName) -> Destination:
-        credentials = self.getOrDefault(self.credentials) or None
-        host, token = self.getOrDefault(self.host), self._secrets.token
+    def _choose_destination(
+        self, session: SparkSession, source: TableName, given: Mapping[str, Any]
+    ) -> Destination:
+        credentials = given["credentials"] or None
+        host, token = given["host"], self._secrets.token
         place, dsn = choose_place(
-            self.getOrDefault(self.dsn) or None,
+            given["dsn"] or None,
             has_credentials=credentials is not None,
             workspace=bool(host) or token is not None,
         )
@@ -331,7 +298,7 @@ class BOTCacheBuilder(
             return Destination(credentials=credentials)
         if place == "databricks":
             return Destination(
-                instance=self.getOrDefault(self.lakebase_instance_name),
+                instance=given["lakebase_instance_name"],
                 host=host or os.environ.get("DATABRICKS_HOST"),
                 database=source.catalog,
                 secret=MaskedValues({"token": token}) if token else None,
@@ -344,6 +311,33 @@ class BOTCacheBuilder(
         from voxtier.postgres.embedded import default_home
 
         return Destination(home=str(default_home()))
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a builder with "" and 0 for None, or raise ConfigError for one out of range."""
+    options = dict(options)
+    for name in ("lakebase_instance_name", "inputCol", "outputCol"):
+        if not isinstance(options[name], str) or not options[name]:
+            raise ConfigError(f"{name}={options[name]!r}: must be a name")
+    for name in ("uc_table_name", "filter_extension", "host", "dsn", "credentials", "prepare"):
+        options[name] = options[name] or ""
+    options["partitions"] = options["partitions"] or 0
+    for name, least in (("threads", 1), ("batch_size", 1), ("partitions", 0)):
+        options[name] = whole_number(name, options[name], least)
+    if not isinstance(options["skip_existing"], bool):
+        raise ConfigError(f"skip_existing={options['skip_existing']!r}: must be True or False")
+    words = {"prepare": ("auto", "off"), "verify": ("all", "ends"), "s3_keys": ("worker", "driver")}
+    for name, (one, other) in words.items():
+        if options[name] not in (one, other) and (name != "prepare" or options[name]):
+            raise ConfigError(f"{name}={options[name]!r}: must be {one!r} or {other!r}")
+    return options
+
+
+def _s3_config(s3_keys: str) -> S3Config | None:
+    config = get_s3_config()
+    if s3_keys == "driver":
+        return KeyedS3Config.of_this_process(config)
+    return None if config == S3Config() else config
 
 
 def _working_folder() -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,11 +196,9 @@ class IndexTask:
     destination, options
         Where rows go, and how files are indexed.
     input_column, output_column : str
-        Columns of the paths and of the statuses.
+        Columns of the paths, and of the statuses, which is added.
     folder : str
         Working folder of the driver, where relative paths begin: that of an executor is new in each run.
-    case_sensitive : bool
-        Whether the names of columns that differ in case are of two columns.
     """
 
     destination: Destination
@@ -208,33 +206,21 @@ class IndexTask:
     input_column: str
     output_column: str
     folder: str
-    case_sensitive: bool = False
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield each batch with its statuses once its files are indexed; one batch is in memory at a time."""
         import pyarrow
 
         for batch in batches:
-            columns = batch.columns
-            [paths_at] = self.find(self.input_column, batch.schema.names)
-            names = columns[paths_at].cast(pyarrow.large_binary()).to_pylist()
+            names = batch.column(self.input_column).cast(pyarrow.large_binary()).to_pylist()
             # As the system names files that are not UTF-8: these get a status, as in the local run.
             paths = [None if name is None else name.decode("utf-8", "surrogateescape") for name in names]
             column = pyarrow.array(
                 [json.dumps(status) for status in self.statuses(paths)], type=pyarrow.string()
             )
-            replaced = self.find(self.output_column, batch.schema.names)
-            others = [index for index in range(len(columns)) if index not in replaced]
             yield pyarrow.RecordBatch.from_arrays(
-                [*(columns[index] for index in others), column],
-                names=[*(batch.schema.names[index] for index in others), self.output_column],
+                [*batch.columns, column], names=[*batch.schema.names, self.output_column]
             )
-
-    def find(self, name: str, columns: Sequence[str]) -> list[int]:
-        """Return which columns a name is of, as Spark would."""
-        if self.case_sensitive:
-            return [index for index, column in enumerate(columns) if column == name]
-        return [index for index, column in enumerate(columns) if column.lower() == name.lower()]
 
     def statuses(self, paths: list[str | None]) -> list[Status]:
         """Return the status of each row; a file that is named twice, in whatever spelling, is read once."""
