@@ -334,6 +334,41 @@ def test_instances_are_found_by_uid_series_path_and_priority(
         lakebase.insert_instance_paths_batch([{"local_path": "a\0b"}])
 
 
+def test_rows_under_another_table_have_rules_of_their_own_and_are_never_left_open(
+    lakebase: Any,
+) -> None:
+    other, first, later, asked = "frames_v2", "/c/1.dcm", "/c/2.dcm", []
+    there, asking = {"table": other}, {"table": other, "user_groups": ["x"]}
+    entries = [{"local_path": path, "sop_instance_uid": f"1.{path[3]}"} for path in (first, later)]
+    frame = {"frame_number": 0, "start_pos": 0, "end_pos": 9}
+    lakebase.insert_frame_range(first, 0, 0, 9, 0, **there)  # no rules yet: open, as everywhere
+    lakebase.insert_instance_paths_batch(entries[:1], **there)
+    lakebase.upsert_access_rule(TABLE, "staff")
+    for insert in (
+        lambda **groups: lakebase.insert_frame_range(later, 0, 0, 9, 0, **there, **groups),
+        lambda **groups: lakebase.insert_frame_ranges(later, [frame], TABLE.upper(), **there, **groups),
+        lambda **groups: lakebase.insert_instance_paths_batch(entries[1:], **there, **groups),
+    ):
+        with pytest.raises(ConfigError, match=rf"(?i){TABLE}.*table='{other}'.*allowed_groups.*access_rule"):
+            insert()
+        insert(allowed_groups=["ward"])
+    assert lakebase.retrieve_frame_range(later, 0, **asking) is None
+    assert lakebase.retrieve_frame_range(first, 0, **asking) is not None
+
+    rule = ("x", "conditional", "c")
+    assert lakebase.upsert_access_rule(TABLE, *rule, path_prefix=first, **there) == 1
+    assert [rule["group_name"] for rule in lakebase.get_access_rules()] == ["staff"]
+    assert [rule["group_name"] for rule in lakebase.get_access_rules(**there)] == ["x"]
+    assert lakebase.retrieve_frame_range(first, 0, **asking) is None
+    client = SimpleNamespace(execute=lambda query, **_: asked.append(query) or [("1.1",)])
+    assert lakebase.sync_uc_row_filters(TABLE, client, **there)
+    assert f"\nFROM `{TABLE.replace('.', '`.`')}`\n" in asked[0]
+    assert lakebase.retrieve_frame_range(first, 0, **asking) is not None
+    lakebase.reset_allowed_groups(**there)
+    assert (lakebase.get_access_rules(**there), len(lakebase.get_access_rules())) == ([], 1)
+    lakebase.insert_frame_range(later, 0, 0, 9, 0, **there)  # who reset its rules wants it open
+
+
 def test_metrics_come_back_newest_first(lakebase: LakebaseUtils) -> None:
     for number in range(3):
         lakebase.insert_metrics("gateway", {"hits": number})

@@ -18,7 +18,13 @@ from typing import Any
 
 from voxtier.arguments import whole_number
 from voxtier.errors import BackendError, ConfigError
-from voxtier.frames.databricks.lakebase.backend import FRAMES_TABLE, INSTANCES_TABLE, Groups, check_text
+from voxtier.frames.databricks.lakebase.backend import (
+    FRAMES_TABLE,
+    INSTANCES_TABLE,
+    Groups,
+    check_text,
+    uc_table_of,
+)
 from voxtier.frames.databricks.lakebase.connections import LentConnections
 from voxtier.frames.databricks.lakebase.credentials import DatabricksCredentials
 from voxtier.frames.databricks.lakebase.frames import FrameMethods
@@ -247,7 +253,7 @@ class LakebaseUtils(FrameMethods, InstanceMethods, GroupMethods):
             that first, or give another `table`.
         """
         source = self.source(uc_table_name, table)
-        schema = TableName.parse(source.partition(":")[0]).schema or "public"
+        schema = TableName.parse(uc_table_of(source)).schema or "public"
         table = check_identifier(table)
         name = quote_identifier(schema, table)
         # The name of a source consists of plain identifiers and dots: it needs no escaping.

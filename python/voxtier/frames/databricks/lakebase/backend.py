@@ -195,6 +195,11 @@ def add_source(connection: Connection, source: str, *, sets_groups: bool) -> Non
     connection.execute(ADD_SOURCE.encode(), {"name": source})
 
 
+def uc_table_of(source: str) -> str:
+    """Return the ``catalog.schema.table`` that a source is made of, without the name of another `table`."""
+    return source.partition(":")[0]
+
+
 def keys_of(source: str, paths: Iterable[str]) -> list[UUID]:
     """Return the keys of files by their paths, in the form of `check_path`."""
     return [UUID(bytes=_core.file_key(source, path)) for path in paths]

@@ -17,6 +17,7 @@ from voxtier.frames.databricks.lakebase.backend import (
     check_path,
     check_text,
     keys_of,
+    uc_table_of,
 )
 from voxtier.postgres.connection import Connection
 
@@ -92,7 +93,7 @@ class ClaimMethods(Backend):
         transfer_syntax_uid : str or None
             Of the file, where it is known.
         table : str
-            ``dicom_frames``; another name is a source of its own.
+            ``dicom_frames``; another name is a source of its own, with access rules of its own.
         allowed_groups : sequence of str or None
             Groups that may see the rows, beside those of earlier calls and of the access rules, also where
             the file is indexed; None or empty: as before, for new rows as the access rules say, or everyone.
@@ -103,8 +104,9 @@ class ClaimMethods(Backend):
         Raises
         ------
         ConfigError
-            A position or frame is out of range (the message names the row), a name of a group is none, or the
-            path cannot be indexed.
+            A position or frame is out of range (the message names the row), a name of a group is none, the
+            path cannot be indexed; or the rows would be open to everyone, as they name no groups and `table`
+            has no access rules, though `uc_table_name` has.
 
         Notes
         -----
@@ -137,9 +139,25 @@ class ClaimMethods(Backend):
 
 
 def add_claims(connection: Connection, claim: dict[str, Any]) -> int:
-    """Write claims, and their groups to the rows of the same files; return how many claims there are."""
+    """Write claims, and their groups to the rows of the same files; return how many claims there are.
+
+    Raises
+    ------
+    ConfigError
+        The claims name no groups, and no rules are set for them, though there are for their table.
+    """
+    source, named = claim["source"], claim["groups"] is not None
+    table, other = uc_table_of(source), source.partition(":")[2]
+    if other and not named:
+        rules = {"source": source, "table": table}
+        [(would_be_open,)] = connection.execute(statements.IS_LEFT_OPEN.encode(), rules).fetchall()
+        if would_be_open:
+            raise ConfigError(
+                f"{table} has access rules, which are not for rows under table={other!r}: everyone would see "
+                f"these; give allowed_groups, or rules by upsert_access_rule(..., table={other!r})"
+            )
     written = connection.execute(statements.CLAIM.encode(), claim).rowcount
-    if claim["groups"] is not None:
+    if named:
         connection.execute(statements.CLAIM_FILES.encode(), claim)
     return written
 

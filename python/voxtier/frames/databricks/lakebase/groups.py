@@ -12,7 +12,14 @@ from typing import Any, Protocol
 
 from voxtier.errors import BackendError, ConfigError
 from voxtier.frames.databricks.lakebase import statements
-from voxtier.frames.databricks.lakebase.backend import Backend, add_source, check_prefix, check_text
+from voxtier.frames.databricks.lakebase.backend import (
+    FRAMES_TABLE,
+    Backend,
+    add_source,
+    check_prefix,
+    check_text,
+    uc_table_of,
+)
 from voxtier.frames.databricks.lakebase.credentials import row_filter_groups, workspace_groups
 from voxtier.frames.databricks.table_names import parse_uc_table_name
 from voxtier.frames.store.groups import is_group_name
@@ -36,6 +43,9 @@ class GroupMethods(Backend):
     The rules of a table hold for all its files, those indexed later too, from the moment that they are set: a
     table with rules shows its files to nobody else. Of rules with prefixes of paths, those of the longest
     prefix that fits a path decide.
+
+    Rows under another `table` of the same table have rules of their own: each method takes it. Where the
+    table has rules and they have none, no rows are inserted that name no groups.
     """
 
     host: str | None = None
@@ -71,6 +81,7 @@ class GroupMethods(Backend):
         description: str | None = None,
         *,
         path_prefix: str = "",
+        table: str = FRAMES_TABLE,
     ) -> int:
         """Let a group see files of a table, which from then on groups without a rule do not see.
 
@@ -90,6 +101,8 @@ class GroupMethods(Backend):
         path_prefix : str
             The rule is for files whose paths begin so, in whatever spelling (``dbfs:/``, ``s3a://``, ``//``);
             empty for all.
+        table : str
+            ``dicom_frames``; another name is a source of its own, whose rows the rule is for instead.
 
         Returns
         -------
@@ -119,7 +132,7 @@ class GroupMethods(Backend):
             "filter": check_text(uc_filter_sql, "uc_filter_sql", optional=True) or None,
             "description": check_text(description, "description", optional=True),
         }
-        rule["source"] = source = self.source(uc_table_name, is_written=True)
+        rule["source"] = source = self.source(uc_table_name, table, is_written=True)
 
         def work(connection: Connection) -> int:
             add_source(connection, source, sets_groups=True)
@@ -129,17 +142,23 @@ class GroupMethods(Backend):
 
         return self.run(work)
 
-    def get_access_rules(self, uc_table_name: str | None = None) -> list[dict[str, Any]]:
+    def get_access_rules(
+        self, uc_table_name: str | None = None, *, table: str = FRAMES_TABLE
+    ) -> list[dict[str, Any]]:
         """Return the rules in force, in the order in which they were set.
 
         Each has ``group_name``, ``access_type``, ``uc_filter_sql``, ``description`` and ``path_prefix``.
         """
         names = ("group_name", "access_type", "uc_filter_sql", "description", "path_prefix")
-        rows = self.rows(statements.RULES, {"source": self.source(uc_table_name)})
+        rows = self.rows(statements.RULES, {"source": self.source(uc_table_name, table)})
         return [dict(zip(names, row[1:-1], strict=True)) for row in rows if row[-1]]
 
     def sync_uc_row_filters(
-        self, uc_table_name: str | None = None, sql_client: SqlClient | None = None
+        self,
+        uc_table_name: str | None = None,
+        sql_client: SqlClient | None = None,
+        *,
+        table: str = FRAMES_TABLE,
     ) -> int | list[str] | None:
         """Bring the groups of all files of a table up to date with Unity Catalog.
 
@@ -154,6 +173,8 @@ class GroupMethods(Backend):
             conditions of the rules are asked through it, by an account that sees all rows. All rules are put
             in force, those too that `reset_allowed_groups` put out of it. None: the rules are replaced by the
             row filter that the table has in Unity Catalog.
+        table : str
+            ``dicom_frames``; another name is a source of its own, whose rules and rows are meant instead.
 
         Returns
         -------
@@ -173,11 +194,11 @@ class GroupMethods(Backend):
             The warehouse refuses a condition, or others change the rules each time that it is asked;
             Databricks refuses, or does not answer. Nothing is changed.
         """
-        source = self.source(uc_table_name)
+        source = self.source(uc_table_name, table)
         if sql_client is not None:
             return self._sync_conditions(source, sql_client)
-        groups = row_filter_groups(self.host, self.token, source)
-        source = self.source(uc_table_name, is_written=True)
+        groups = row_filter_groups(self.host, self.token, uc_table_of(source))
+        source = self.source(uc_table_name, table, is_written=True)
 
         def replace(connection: Connection) -> None:
             add_source(connection, source, sets_groups=True)
@@ -215,7 +236,7 @@ class GroupMethods(Backend):
         for _ in range(_MOST_ROUNDS):
             for rule_id, writer, group, condition in self.rows(statements.CONDITIONS, {"source": source}):
                 if (rule_id, writer) not in asked:
-                    asked[rule_id, writer] = _ask(client, source, group, condition)
+                    asked[rule_id, writer] = _ask(client, uc_table_of(source), group, condition)
             changed = self.run(work)
             if changed is not None:
                 return changed
@@ -224,13 +245,13 @@ class GroupMethods(Backend):
             "asked: synchronise again when nobody else sets or synchronises them"
         )
 
-    def reset_allowed_groups(self, uc_table_name: str | None = None) -> int:
+    def reset_allowed_groups(self, uc_table_name: str | None = None, *, table: str = FRAMES_TABLE) -> int:
         """Let everyone see all files of a table; return the number of files changed.
 
         Its rules are out of force until they are set again, or until `sync_uc_row_filters` asks their
         conditions.
         """
-        source = self.source(uc_table_name)
+        source = self.source(uc_table_name, table)
 
         def work(connection: Connection) -> int:
             connection.execute(lock_groups(source, exclusive=True).encode())

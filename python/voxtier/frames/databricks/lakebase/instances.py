@@ -178,7 +178,7 @@ class InstanceMethods(Backend):
             ``study_instance_uid``, ``series_instance_uid``, ``num_frames`` and ``uc_table_name``, the source
             of this entry. What a later entry of a file knows replaces what was known before.
         table : str
-            ``instance_paths``; another name makes sources of their own.
+            ``instance_paths``; another name makes sources of their own, with access rules of their own.
         allowed_groups : sequence of str or None
             Groups that may see the rows, beside those of earlier calls and of the access rules, also where
             the file is indexed; None or empty: as before, for new rows as the access rules say, or everyone.
@@ -195,7 +195,8 @@ class InstanceMethods(Backend):
         Raises
         ------
         ConfigError
-            An entry has no path, or one that cannot be indexed, no source, or a value of a wrong type.
+            An entry has no path, or one that cannot be indexed, no source, or a value of a wrong type; or it
+            would be open to everyone: see `insert_frame_ranges`.
         """
         if not isinstance(entries, Sequence):
             raise ConfigError(f"entries={entries!r}: give a list of mappings")

@@ -50,6 +50,12 @@ ON CONFLICT (key) DO UPDATE SET
         WHEN %(groups)s::text[] IS NULL THEN c.allowed_groups
         ELSE ARRAY(SELECT DISTINCT unnest(c.allowed_groups || %(groups)s::text[])) END
 """
+# Whether a table has rules in force, and the source of another name that is made of it never had any.
+IS_LEFT_OPEN = """
+WITH rule AS (SELECT name, in_force FROM voxtier.access_rule JOIN voxtier.source USING (source_id))
+SELECT EXISTS (SELECT FROM rule WHERE lower(name) = lower(%(table)s) AND in_force)
+    AND NOT EXISTS (SELECT FROM rule WHERE lower(name) = lower(%(source)s))
+"""
 # The rows that the index has of the same files: what everyone saw is now for the groups of the claim.
 CLAIM_FILES = """
 UPDATE voxtier.file AS f SET allowed_groups = CASE WHEN f.allowed_groups IS NULL THEN c.allowed_groups
