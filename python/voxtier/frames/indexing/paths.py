@@ -97,6 +97,11 @@ def without_absent(files: Iterable[str], named: Iterable[str], absent: list[str]
         What it was given.
     absent : list of str
         Takes the others.
+
+    Yields
+    ------
+    str
+        A file.
     """
     addresses = set(filter(is_address, named))
     for path in files:
