@@ -25,7 +25,8 @@ class Store:
         self.errors: dict[str, Exception] = {}
         self.on_write: Callable[[], None] = lambda: None
 
-    def upsert_rows(self, source: str, rows: bytes) -> None:
+    def upsert_rows(self, source: str, rows: bytes, *, by_reader: bool) -> None:
+        assert by_reader
         self.on_write()
         if source in self.errors:
             raise self.errors[source]
