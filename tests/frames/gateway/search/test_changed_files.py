@@ -88,7 +88,7 @@ def test_a_header_of_another_state_than_that_of_its_row_is_not_kept(store: Frame
 def test_a_header_of_a_file_that_changes_meanwhile_is_not_kept(
     store: FrameStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from voxtier.frames.indexing import search as reading
+    from voxtier.frames.indexing import headers as reading
 
     write(path, "1.2.1")
     index(store, [path])

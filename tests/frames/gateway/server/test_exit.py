@@ -133,7 +133,8 @@ def again(name, work):
 def say_who_came_back():
     before = dict(counts)
     time.sleep(0.5)
-    print(min(before.values()) > 0, [name for name in counts if counts[name] != before[name]])
+    # One that had come back before may only now get to count it.
+    print(min(before.values()) > 0, [name for name in counts if counts[name] > before[name] + 1])
 atexit.unregister(say_what_is_left)
 calls = {
     "jobs": lambda: gateway._core.next_job(0.001),
