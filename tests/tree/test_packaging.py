@@ -138,7 +138,7 @@ DOORS = """
     voxtier.volumes: Volume = volumes
     voxtier.volumes: RadiObject = volumes
     voxtier.volumes.training.loaders: import_torchio() = volumes torchio
-    voxtier.volumes.tiledb.columns: import_pandas() = volumes pandas
+    voxtier.volumes.tiledb.tables.columns: import_pandas() = volumes pandas
     voxtier.tensors: HealingPersistentDataset = tensors
 """
 

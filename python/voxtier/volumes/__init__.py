@@ -31,10 +31,10 @@ from voxtier.volumes.config import (
     get_config,
     reset_config,
 )
-from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.direct import cache_stats, clear_cache
 from voxtier.volumes.tiledb.scaling import Normalize
-from voxtier.volumes.tiledb.tables import Dataframe
+from voxtier.volumes.tiledb.tables.columns import Table
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 from voxtier.volumes.volume import Volume
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from volumes.support.images import pairs
 from voxtier.volumes import RadiObject, RadiObjectWriter, VolumeCollection
-from voxtier.volumes.tiledb.columns import Table
+from voxtier.volumes.tiledb.tables.columns import Table
 
 TYPES = {name: np.dtype(name) for name in ("int8", "int16", "int32", "int64", "float32", "float64")}
 TYPES |= {name: np.dtype(name) for name in ("uint8", "uint16", "uint32", "uint64", "bool")}

@@ -14,7 +14,7 @@ from volumes.support.images import pairs, series
 from voxtier.errors import ConfigError
 from voxtier.volumes import Dataframe, Index, RadiObject, TileConfig, VolumeCollection
 from voxtier.volumes.compat.ingest import detect_format, resolve_image_source, resolve_nifti_source
-from voxtier.volumes.tiledb.columns import as_table
+from voxtier.volumes.tiledb.tables.columns import as_table
 
 SUBJECTS = ["ab", "a", "b"]
 

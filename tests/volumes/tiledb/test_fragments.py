@@ -22,7 +22,7 @@ from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.format import direct, fragments
 from voxtier.volumes.tiledb.format.groups import write_group
 from voxtier.volumes.tiledb.session import LATEST, LOCK_NAME, Session
-from voxtier.volumes.tiledb.tables import Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 
 
 def make_updated(tmp_path: Path, name: str = "v") -> tuple[Volume, NDArray[np.int16]]:

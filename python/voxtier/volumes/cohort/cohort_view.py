@@ -19,9 +19,9 @@ from voxtier.volumes.store.append import create_cohort
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Snapshot, Store
-from voxtier.volumes.tiledb.columns import Table, as_table
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.columns import Table, as_table
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
 Collection = TypeVar("Collection", bound=CollectionView)
@@ -223,7 +223,7 @@ class CohortView(Sliceable, Generic[Collection]):
         return view
 
     def filter(self, expr: str) -> Self:
-        """Return the subjects whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
+        """Return those whose row satisfies an expression of `voxtier.volumes.tiledb.tables.filters`."""
         return self._select([int(place) for place in np.flatnonzero(self._table.matching(expr))])
 
     def select_collections(self, names: str | Iterable[str]) -> Self:

@@ -20,9 +20,9 @@ from voxtier.volumes.store.append import create_collection
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Store
-from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
-from voxtier.volumes.tiledb.tables import OWN_PREFIX
+from voxtier.volumes.tiledb.tables.columns import Table
+from voxtier.volumes.tiledb.tables.dataframe import OWN_PREFIX
 from voxtier.volumes.volume import Volume
 
 _SHOWN = 10  # rows in a notebook
@@ -223,7 +223,7 @@ class CollectionView(Sliceable):
             yield subject, self.sel(subject=[subject])
 
     def filter(self, expr: str) -> Self:
-        """Return the volumes whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
+        """Return the volumes whose row satisfies an expression of `voxtier.volumes.tiledb.tables.filters`."""
         return self._select([int(place) for place in np.flatnonzero(self.table.matching(expr))])
 
     def copy(self) -> Self:

@@ -12,8 +12,8 @@ from voxtier.volumes.cohort.cohort_view import CohortView
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.jobs import Job
-from voxtier.volumes.tiledb.columns import Table, as_table
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, OWN_PREFIX, Dataframe
+from voxtier.volumes.tiledb.tables.columns import Table, as_table
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, OWN_PREFIX, Dataframe
 
 
 class _ViewTable:

@@ -20,8 +20,8 @@ from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import OnError, OnGap, cohort_jobs, dicom_jobs, refuse_misaligned
 from voxtier.volumes.store.names import checked_name, refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
-from voxtier.volumes.tiledb.columns import Table, as_table
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
+from voxtier.volumes.tiledb.tables.columns import Table, as_table
 
 
 class RadiObject(CohortView[VolumeCollection]):

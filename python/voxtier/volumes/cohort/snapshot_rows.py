@@ -8,10 +8,10 @@ from voxtier.errors import FormatError, NotFoundError
 from voxtier.system.fork import after_fork_in_child
 from voxtier.volumes.store.snapshots import Snapshot, Store
 from voxtier.volumes.tiledb.arrays import open_array
-from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import list_folders
-from voxtier.volumes.tiledb.tables import Dataframe
+from voxtier.volumes.tiledb.tables.columns import Table
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 
 
 class Rows:

@@ -20,9 +20,9 @@ from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
-from voxtier.volumes.tiledb.columns import Table, as_table, rows_table
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
+from voxtier.volumes.tiledb.tables.columns import Table, as_table, rows_table
 
 
 class _StoreWriter:

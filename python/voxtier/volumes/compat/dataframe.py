@@ -7,9 +7,9 @@ from typing import Any
 
 from voxtier.arguments import several
 from voxtier.volumes.cohort import observations
-from voxtier.volumes.tiledb import tables
-from voxtier.volumes.tiledb.columns import as_table
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables import dataframe as tables
+from voxtier.volumes.tiledb.tables.columns import as_table
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 
 __all__ = ["INDEX_COLUMNS", "Dataframe", "ObservationFrame", "SubjectFrame"]
 
@@ -38,7 +38,7 @@ class Dataframe(tables.Dataframe):
         columns : str or sequence of str, optional
             Some columns only.
         value_filter : str, optional
-            Filter expression, see `voxtier.volumes.tiledb.filters`.
+            Filter expression, see `voxtier.volumes.tiledb.tables.filters`.
         include_index : bool
             Give the key columns too.
 
@@ -92,7 +92,7 @@ class _Frame(observations._ViewTable):
         columns : str or sequence of str, optional
             Some columns only.
         value_filter : str, optional
-            Filter expression, see `voxtier.volumes.tiledb.filters`.
+            Filter expression, see `voxtier.volumes.tiledb.tables.filters`.
         include_index : bool
             Give the key columns too.
 

@@ -14,9 +14,9 @@ from voxtier.arguments import several
 from voxtier.errors import ConfigError
 from voxtier.volumes.compat.dataframe import Dataframe
 from voxtier.volumes.compat.volume_collection import VolumeCollection
-from voxtier.volumes.tiledb.columns import as_table, import_pandas
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, is_remote, read_kind, remove_tree
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.columns import as_table, import_pandas
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 
 Collections = Mapping[str, VolumeCollection] | Iterable[VolumeCollection]
 """Some collections, named or not."""

@@ -11,8 +11,8 @@ from voxtier.volumes.compat.dataframe import ObservationFrame
 from voxtier.volumes.compat.query import EagerQuery, LazyQuery
 from voxtier.volumes.compat.volume import Volume
 from voxtier.volumes.formats.sources import Images
-from voxtier.volumes.tiledb.columns import import_pandas
 from voxtier.volumes.tiledb.session import Uri
+from voxtier.volumes.tiledb.tables.columns import import_pandas
 
 if TYPE_CHECKING:
     from voxtier.volumes.compat.ml.datasets import VolumeCollectionDataset

@@ -9,7 +9,7 @@ from voxtier.volumes.store.commits import Change, hold_still
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import OwnSnapshot, Store
 from voxtier.volumes.tiledb.format.groups import create_group, write_group
-from voxtier.volumes.tiledb.tables import Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 
 
 @contextmanager

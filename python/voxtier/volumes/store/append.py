@@ -17,10 +17,10 @@ from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.names import refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
-from voxtier.volumes.tiledb.columns import Table, is_value, rows_table
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS, Dataframe
+from voxtier.volumes.tiledb.tables.columns import Table, is_value, rows_table
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, Dataframe
 
 # What images fill themselves as numbers: where no image has one, no value tells the type.
 _DTYPES = {

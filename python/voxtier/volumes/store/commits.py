@@ -34,10 +34,10 @@ from voxtier.volumes.store.snapshots import (
     is_begun,
     refuse_occupied,
 )
-from voxtier.volumes.tiledb.columns import Table
 from voxtier.volumes.tiledb.format.groups import create_group, read_members, write_group
 from voxtier.volumes.tiledb.session import is_remote, list_folders
-from voxtier.volumes.tiledb.tables import Dataframe
+from voxtier.volumes.tiledb.tables.columns import Table
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 
 
 @dataclass(slots=True)

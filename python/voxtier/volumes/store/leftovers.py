@@ -30,7 +30,7 @@ from voxtier.volumes.tiledb.session import (
     read_kind,
     remove_tree,
 )
-from voxtier.volumes.tiledb.tables import Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 
 _OF_A_TABLE = frozenset(ARRAY_FOLDERS)
 _OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS | {LOCK_NAME}

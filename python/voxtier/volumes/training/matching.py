@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.tiledb.columns import as_table
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.columns import as_table
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
 

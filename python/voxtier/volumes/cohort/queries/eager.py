@@ -16,8 +16,8 @@ from voxtier.volumes.cohort.queries.transforms import (
     transformed_content,
 )
 from voxtier.volumes.store.ingest import IngestOptions
-from voxtier.volumes.tiledb.columns import rows_table
 from voxtier.volumes.tiledb.session import Uri
+from voxtier.volumes.tiledb.tables.columns import rows_table
 
 Collection = TypeVar("Collection", bound=CollectionView)
 

@@ -82,7 +82,7 @@ class _Selecting:
         return self._with(self._view().sample(n, seed))
 
     def filter(self, expr: str) -> Self:
-        """Keep those whose row satisfies an expression (see `voxtier.volumes.tiledb.filters`)."""
+        """Keep those whose row satisfies an expression (see `voxtier.volumes.tiledb.tables.filters`)."""
         return self._with(self._view().filter(expr))
 
     def filter_subjects(self, ids: str | Iterable[str]) -> Self:

@@ -15,10 +15,10 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store import foreground
 from voxtier.volumes.store.jobs import Content, Job
 from voxtier.volumes.tiledb import replicas
-from voxtier.volumes.tiledb.columns import Table, typed
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.format.folders import fragment_names
-from voxtier.volumes.tiledb.tables import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.columns import Table, typed
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
 Transform: TypeAlias = Callable[..., Any]

@@ -8,24 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import tiledb
-from numpy.typing import NDArray
 
 from voxtier.arguments import several
 from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes.tiledb.columns import (
-    Column,
-    Table,
-    as_table,
-    decode_text,
-    escape_key,
-    rows_table,
-    stored_dates,
-    to_cells,
-)
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.names import FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
@@ -38,13 +26,17 @@ from voxtier.volumes.tiledb.session import (
     next_timestamp,
     read_kind,
 )
+from voxtier.volumes.tiledb.tables.cells import NULLS, column_cells, from_cells, make_attribute, to_cells
+from voxtier.volumes.tiledb.tables.columns import (
+    Table,
+    as_table,
+    rows_table,
+)
 
 INDEX_COLUMNS = ("obs_subject_id", "obs_id")
 OWN_PREFIX = "voxtier_"
 """Begins the names of columns that users do not see."""
 
-_NULLS = "voxtier_nulls"  # names of the missing columns of a row, separated by newlines
-_DELETED = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
 _LONG_CELL = 4096  # bytes; more than a cell of most columns has
 
 
@@ -138,7 +130,7 @@ class Dataframe:
         columns : str or sequence of str, optional
             Some columns only.
         value_filter : str, optional
-            Filter expression, see `voxtier.volumes.tiledb.filters`.
+            Filter expression, see `voxtier.volumes.tiledb.tables.filters`.
         include_index : bool
             Give the key columns too.
 
@@ -160,26 +152,7 @@ class Dataframe:
         with translate_errors(f"read the table {self.uri}"), self._open() as array:
             cells = array[:]
             keys = self._keys = tuple(array.domain.dim(i).name for i in range(array.ndim))
-        decode = unquote if _NULLS in cells else str
-        columns: dict[str, Column] = {
-            name: np.array([decode(decode_text(value)) for value in cells[name]], dtype=object)
-            for name in keys
-        }
-        for name, values in cells.items():
-            if name not in columns:
-                plain = np.asarray(np.ma.getdata(values))
-                if plain.dtype.kind in "SUO":
-                    plain = np.array([decode_text(value) for value in plain], dtype=object)
-                columns[name] = plain
-        if _NULLS in columns:
-            marks = columns.pop(_NULLS)
-            present = np.flatnonzero(marks != _DELETED)
-            if len(present) < len(marks):
-                columns = {name: column[present] for name, column in columns.items()}
-            missing = [set(text.split("\n")) for text in marks[present]]
-            for name in columns.keys() & set().union(*missing):
-                columns[name] = np.ma.MaskedArray(columns[name], mask=[name in names for names in missing])
-        return Table(columns)
+        return from_cells(cells, keys)
 
     @classmethod
     def create(
@@ -222,8 +195,8 @@ class Dataframe:
         if read_kind(target, session) is not None:
             raise ConfigError(f"{target} already exists: choose another place or remove it first")
         context = session.context()
-        attributes = [_attribute(name, np.dtype(kind), context) for name, kind in schema.items()]
-        attributes.append(_attribute(_NULLS, np.dtype(object), context))
+        attributes = [make_attribute(name, np.dtype(kind), context) for name, kind in schema.items()]
+        attributes.append(make_attribute(NULLS, np.dtype(object), context))
         with translate_errors(f"create the table {target}"):
             dimensions = [tiledb.Dim(name=key, dtype="ascii", ctx=context) for key in keys]
             domain = tiledb.Domain(*dimensions, ctx=context)
@@ -343,8 +316,8 @@ class Dataframe:
         column = as_table({name: given})[name]
         if len(column) != len(table):
             raise ConfigError(f"column {name!r} has {len(column)} values, the table {len(table)} rows")
-        attribute = _attribute(name, np.dtype(dtype), self._session.context())
-        to_cells(attribute, column, np.ma.getmaskarray(column))  # refused before the schema changes
+        attribute = make_attribute(name, np.dtype(dtype), self._session.context())
+        column_cells(attribute, column, np.ma.getmaskarray(column))  # refused before the schema changes
         self.add_attributes({name: np.dtype(dtype)})
         if len(table):
             self.write_rows(table.with_column(name, column))
@@ -381,7 +354,7 @@ class Dataframe:
         with translate_errors(f"add a column to {self.uri}"):
             evolution = self._evolution()
             for name, dtype in columns.items():
-                evolution.add_attribute(_attribute(name, dtype, context))
+                evolution.add_attribute(make_attribute(name, dtype, context))
             evolution.array_evolve(self.uri)
 
     def write_rows(self, table: Table, *, timestamp: int | None = None, is_deletion: bool = False) -> None:
@@ -401,38 +374,8 @@ class Dataframe:
         ConfigError
             For a key that is empty or stands in two rows, and for a value that does not fit its column.
         """
-        schema = self._schema
         keys = self.index_columns
-        is_own = schema.has_attr(_NULLS)
-        coordinates = [
-            np.array([(escape_key(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
-            for key in keys
-        ]
-        if any(b"\0" in value or not value for column in coordinates for value in column):
-            raise ConfigError("subject and observation ids must not be empty or hold a zero byte")
-        if len(set(zip(*coordinates, strict=True))) != len(table):
-            raise ConfigError(f"two rows have the same {' and '.join(keys)}")
-        nulls: list[list[str]] = [[] for _ in range(len(table))]
-        cells: dict[str, NDArray[Any]] = {}
-        for index in range(schema.nattr):
-            attribute = schema.attr(index)
-            if attribute.name == _NULLS:
-                continue
-            if attribute.name in table:
-                column = table[attribute.name]
-                mask = np.ma.getmaskarray(column)
-            else:
-                column, mask = np.zeros(len(table)), np.ones(len(table), bool)
-            cells[attribute.name] = to_cells(attribute, column, mask)
-            for row in np.flatnonzero(mask):
-                nulls[int(row)].append(attribute.name)
-        if is_own:
-            marks = [_DELETED if is_deletion else "\n".join(names) for names in nulls]
-            cells[_NULLS] = np.array(marks, dtype=object)
-        elif is_deletion or any(nulls):
-            raise ConfigError(
-                f"{self.uri} was not written by voxtier and cannot hold missing values or deletions"
-            )
+        coordinates, cells = to_cells(table, self._schema, keys, is_deletion=is_deletion, where=self.uri)
         size = len(table) * _LONG_CELL
         with translate_errors(f"write the table {self.uri}"), self._open("w", timestamp, size) as array:
             array[tuple(coordinates) if len(coordinates) > 1 else coordinates[0]] = cells
@@ -442,16 +385,3 @@ class Dataframe:
         with translate_errors(f"roll back {self.uri}"):
             tiledb.Array.delete_fragments(self.uri, timestamp + 1, LATEST, ctx=self._session.context())
         remove_schemas_after(self.uri, timestamp, self._session)
-
-
-def _attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
-    if not name or "\0" in name or "\n" in name:
-        raise ConfigError(f"{name!r} cannot name a column")
-    filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
-    if dtype.kind in "OUS":
-        return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters, ctx=context)
-    if dtype.kind == "M":
-        dtype = stored_dates(dtype)
-    if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
-        raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
-    return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)

@@ -6,15 +6,13 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.arguments import several
 from voxtier.errors import ConfigError, MissingExtraError
-from voxtier.volumes.tiledb.creation import cast_numbers
-from voxtier.volumes.tiledb.filters import cast_dates, find_matches
+from voxtier.volumes.tiledb.tables.filters import cast_dates, find_matches
 
 Column: TypeAlias = NDArray[Any] | np.ma.MaskedArray[Any, Any]
 
@@ -81,7 +79,7 @@ class Table:
         return Table({name: self[name] for name in several(names)})
 
     def matching(self, expression: str) -> NDArray[np.bool_]:
-        """Return which rows satisfy a filter expression (see `voxtier.volumes.tiledb.filters`)."""
+        """Return which rows satisfy a filter expression (see `voxtier.volumes.tiledb.tables.filters`)."""
         return find_matches(expression, self._columns, len(self))
 
     def filter(self, expression: str) -> Table:
@@ -351,66 +349,3 @@ def is_value(item: Any) -> bool:
         return bool(item == item)  # NaN and NaT differ from themselves
     except TypeError:  # pandas.NA has no truth value
         return False
-
-
-def escape_key(key: str) -> str:
-    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive."""
-    return quote(
-        key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
-    )
-
-
-def decode_text(value: Any) -> str:
-    """Return a cell of a text column as text."""
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-
-
-def to_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the cells that store a column.
-
-    Parameters
-    ----------
-    attribute : tiledb.Attr
-        Where they are stored: ``name``, ``dtype``, ``isvar``.
-    column : numpy.ndarray
-        The values.
-    mask : numpy.ndarray of bool
-        Where a value is missing.
-
-    Returns
-    -------
-    numpy.ndarray
-        Of the type of the attribute.
-
-    Raises
-    ------
-    ConfigError
-        For a value that does not fit the type.
-    """
-    plain = np.asarray(np.ma.getdata(column))
-    target, where = attribute.dtype, f"column {attribute.name!r}"
-    is_text = attribute.isvar or target.kind in "US"
-    if mask.all() and not is_text:
-        return np.zeros(len(plain), target)
-    if not mask.all() and _kind(target, is_text=is_text) != _kind(plain.dtype):
-        held = "text" if is_text else target
-        given = "text" if plain.dtype.kind in "OUS" else plain.dtype
-        raise ConfigError(
-            f"{where} holds {held}, got {given}: give what it holds, or make the column anew (drop_column,"
-            " add_column)"
-        )
-    if is_text:
-        text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
-        return np.array(text, dtype=object if attribute.isvar else target)
-    filled = np.where(mask, np.zeros((), plain.dtype), plain)
-    if target.kind != "M":
-        return cast_numbers(filled, target, where)
-    dates = cast_dates(filled, target)
-    if dates is None:
-        raise ConfigError(f"{where} holds {target}, and a date is too far off or too fine for that unit")
-    return dates
-
-
-def _kind(dtype: np.dtype[Any], *, is_text: bool = False) -> str:
-    """Return which columns a type belongs to: text, dates or numbers."""
-    return "text" if is_text or dtype.kind in "OUS" else "dates" if dtype.kind == "M" else "numbers"

@@ -1,0 +1,1 @@
+"""Tables of observations: in memory, and as sparse arrays."""

@@ -1,0 +1,216 @@
+"""How rows of a table lie in the cells of an array: keys in ASCII, missing values and deletions as marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import tiledb
+from numpy.typing import NDArray
+
+from voxtier.errors import ConfigError
+from voxtier.volumes.tiledb.creation import cast_numbers
+from voxtier.volumes.tiledb.tables.columns import Column, Table, stored_dates
+from voxtier.volumes.tiledb.tables.filters import cast_dates
+
+NULLS = "voxtier_nulls"
+"""Column that holds the names of the missing columns of a row, separated by newlines."""
+
+_DELETED = "\n"  # in place of names: the row is gone (one write, where TileDB's deletes need several)
+
+
+def from_cells(cells: Mapping[str, Any], keys: Sequence[str]) -> Table:
+    """Return the rows that lie in cells.
+
+    Parameters
+    ----------
+    cells : mapping
+        Column name -> cells, as TileDB reads them.
+    keys : sequence of str
+        Key columns.
+
+    Returns
+    -------
+    Table
+        Without the rows that are marked as gone.
+    """
+    decode = unquote if NULLS in cells else str
+    columns: dict[str, Column] = {
+        name: np.array([decode(_decode_text(value)) for value in cells[name]], dtype=object) for name in keys
+    }
+    for name, values in cells.items():
+        if name not in columns:
+            plain = np.asarray(np.ma.getdata(values))
+            if plain.dtype.kind in "SUO":
+                plain = np.array([_decode_text(value) for value in plain], dtype=object)
+            columns[name] = plain
+    if NULLS in columns:
+        marks = columns.pop(NULLS)
+        present = np.flatnonzero(marks != _DELETED)
+        if len(present) < len(marks):
+            columns = {name: column[present] for name, column in columns.items()}
+        missing = [set(text.split("\n")) for text in marks[present]]
+        for name in columns.keys() & set().union(*missing):
+            columns[name] = np.ma.MaskedArray(columns[name], mask=[name in names for names in missing])
+    return Table(columns)
+
+
+def to_cells(
+    table: Table, schema: Any, keys: Sequence[str], *, is_deletion: bool, where: str
+) -> tuple[list[NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return the cells that store rows.
+
+    Parameters
+    ----------
+    table : Table
+        Rows with their keys; a column that it lacks becomes missing in them.
+    schema : tiledb.ArraySchema
+        Of the array.
+    keys : sequence of str
+        Key columns.
+    is_deletion : bool
+        The rows are marked as gone.
+    where : str
+        The array, for messages.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        For each key the coordinates of the rows.
+    dict
+        Column name -> cells.
+
+    Raises
+    ------
+    ConfigError
+        For a key that is empty or stands in two rows, for a value that does not fit its column, and for
+        what an array of others cannot hold: missing values and deletions.
+    """
+    is_own = schema.has_attr(NULLS)
+    coordinates = [
+        np.array([(_escape_key(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
+        for key in keys
+    ]
+    if any(b"\0" in value or not value for column in coordinates for value in column):
+        raise ConfigError("subject and observation ids must not be empty or hold a zero byte")
+    if len(set(zip(*coordinates, strict=True))) != len(table):
+        raise ConfigError(f"two rows have the same {' and '.join(keys)}")
+    nulls: list[list[str]] = [[] for _ in range(len(table))]
+    cells: dict[str, NDArray[Any]] = {}
+    for index in range(schema.nattr):
+        attribute = schema.attr(index)
+        if attribute.name == NULLS:
+            continue
+        if attribute.name in table:
+            column = table[attribute.name]
+            mask = np.ma.getmaskarray(column)
+        else:
+            column, mask = np.zeros(len(table)), np.ones(len(table), bool)
+        cells[attribute.name] = column_cells(attribute, column, mask)
+        for row in np.flatnonzero(mask):
+            nulls[int(row)].append(attribute.name)
+    if is_own:
+        marks = [_DELETED if is_deletion else "\n".join(names) for names in nulls]
+        cells[NULLS] = np.array(marks, dtype=object)
+    elif is_deletion or any(nulls):
+        raise ConfigError(f"{where} was not written by voxtier and cannot hold missing values or deletions")
+    return coordinates, cells
+
+
+def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
+    """Return the attribute that stores a column.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    dtype : numpy.dtype
+        Its type; any text type becomes UTF-8 of any length.
+    context : tiledb.Ctx
+        Of the array.
+
+    Returns
+    -------
+    tiledb.Attr
+        The attribute.
+
+    Raises
+    ------
+    ConfigError
+        For a name or a type that no column can have.
+    """
+    if not name or "\0" in name or "\n" in name:
+        raise ConfigError(f"{name!r} cannot name a column")
+    filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
+    if dtype.kind in "OUS":
+        return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters, ctx=context)
+    if dtype.kind == "M":
+        dtype = stored_dates(dtype)
+    if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
+        raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
+    return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)
+
+
+def _escape_key(key: str) -> str:
+    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive."""
+    return quote(
+        key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
+    )
+
+
+def _decode_text(value: Any) -> str:
+    """Return a cell of a text column as text."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def column_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the cells that store a column.
+
+    Parameters
+    ----------
+    attribute : tiledb.Attr
+        Where they are stored: ``name``, ``dtype``, ``isvar``.
+    column : numpy.ndarray
+        The values.
+    mask : numpy.ndarray of bool
+        Where a value is missing.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the type of the attribute.
+
+    Raises
+    ------
+    ConfigError
+        For a value that does not fit the type.
+    """
+    plain = np.asarray(np.ma.getdata(column))
+    target, where = attribute.dtype, f"column {attribute.name!r}"
+    is_text = attribute.isvar or target.kind in "US"
+    if mask.all() and not is_text:
+        return np.zeros(len(plain), target)
+    if not mask.all() and _kind(target, is_text=is_text) != _kind(plain.dtype):
+        held = "text" if is_text else target
+        given = "text" if plain.dtype.kind in "OUS" else plain.dtype
+        raise ConfigError(
+            f"{where} holds {held}, got {given}: give what it holds, or make the column anew (drop_column,"
+            " add_column)"
+        )
+    if is_text:
+        text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
+        return np.array(text, dtype=object if attribute.isvar else target)
+    filled = np.where(mask, np.zeros((), plain.dtype), plain)
+    if target.kind != "M":
+        return cast_numbers(filled, target, where)
+    dates = cast_dates(filled, target)
+    if dates is None:
+        raise ConfigError(f"{where} holds {target}, and a date is too far off or too fine for that unit")
+    return dates
+
+
+def _kind(dtype: np.dtype[Any], *, is_text: bool = False) -> str:
+    """Return which columns a type belongs to: text, dates or numbers."""
+    return "text" if is_text or dtype.kind in "OUS" else "dates" if dtype.kind == "M" else "numbers"
