@@ -152,9 +152,9 @@ class Database:
         """
         pool, connection = self._obtain()
         lent = object()
-        self._lent.add(lent)
-        connection.allow_preparing(allowed=self._prepare == "auto")
         try:
+            self._lent.add(lent)
+            connection.allow_preparing(allowed=self._prepare == "auto")
             yield connection
             connection.worked_at = time.monotonic()
         except ValueError as error:
@@ -163,8 +163,8 @@ class Database:
                 raise
             raise psycopg.OperationalError("the connection was lost") from error
         finally:
-            pool.putconn(connection)
             self._lent.discard(lent)
+            pool.putconn(connection)
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[Connection]:

@@ -1,6 +1,7 @@
 //! `FrameCache`: converts arguments, holds the mutex for less than a microsecond, wraps the result. No Python
 //! object is stored inside.
 
+mod numbers;
 mod places;
 
 use std::os::fd::BorrowedFd;
@@ -24,6 +25,8 @@ use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
 use crate::python::frames::frame_table::{PyFrameTable, number};
 use crate::python::gil::Release;
 use crate::python::sources::{State, state_of, with_source};
+
+use numbers::Numbers;
 
 /// Look-ups that are done with the GIL held, and for which other threads wait for the mutex.
 const TOUCHED_WITH_GIL: usize = 256;
@@ -243,14 +246,7 @@ impl PyFrameCache {
         // SAFETY: both are read before the GIL is released, so that no Python code writes to them meanwhile.
         // numpy's own check of borrows would take a third of the time of a put.
         let (offsets, lengths) = unsafe { (offsets.as_slice()?, lengths.as_slice()?) };
-        if offsets.len() != lengths.len() {
-            let detail = format!("{} offsets and {} lengths", offsets.len(), lengths.len());
-            return Err(PyValueError::new_err(detail));
-        }
-        let outside = |(&offset, &length): (&u64, &u64)| offset < 8 || offset.checked_add(length).is_none();
-        if let Some(index) = offsets.iter().zip(lengths).position(outside) {
-            return Err(PyValueError::new_err(format!("range {index} lies outside of any file")));
-        }
+        places::check(offsets, lengths)?;
         let transfer_syntax_uid = ArrayString::from(ts_uid)
             .map_err(|_| PyValueError::new_err(format!("ts_uid = {ts_uid:.80?}: at most 64 characters")))?;
         let table = FrameTable { transfer_syntax_uid, pixel_data_pos, ..FrameTable::default() };
@@ -388,34 +384,8 @@ impl PyFrameCache {
     }
 
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let guard = self.lock(py);
-        let counters = guard.counters();
-        let numbers = [
-            ("budget", guard.budget()),
-            ("used", guard.used()),
-            ("entries", guard.len() as u64),
-            ("hits", counters.hits),
-            ("misses", counters.misses),
-            ("rejected_oversize", counters.rejected_oversize),
-            ("rejected_scan", counters.rejected_scan),
-            ("rejected_pinned", counters.rejected_pinned),
-            ("access_dropped", counters.access_dropped),
-            ("dirty", guard.dirty() as u64),
-            ("pending_bytes", guard.pending_bytes()),
-            ("pinned_bytes", guard.class_bytes(Class::Pinned)),
-            ("scan_bytes", guard.class_bytes(Class::Scan)),
-        ];
-        drop(guard);
-        let stats = PyDict::new(py);
-        for (name, number) in numbers {
-            stats.set_item(name, number)?;
-        }
-        let evicted = PyDict::new(py);
-        for (name, number) in ["capacity", "replaced", "invalidated", "resize"].iter().zip(counters.evicted) {
-            evicted.set_item(name, number)?;
-        }
-        stats.set_item("evicted", evicted)?;
-        Ok(stats)
+        let numbers = Numbers::of(&self.lock(py));
+        numbers.to_dict(py)
     }
 
     fn validate(&self, py: Python<'_>) -> PyResult<()> {

@@ -1,6 +1,6 @@
 //! Where a frame of a table in memory lies.
 
-use pyo3::exceptions::PyIndexError;
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::base::error::{Error, ErrorKind};
@@ -42,5 +42,18 @@ pub(super) fn ranges(slot: &Slot, frame: i64) -> PyResult<Vec<(u64, u64)>> {
     match Table::from_memory(slot.value()).filter(|view| index < view.frames()) {
         Some(view) => Ok(view.ranges(index, limit_of(slot)).collect()),
         None => Err(no_frame(frame, slot)),
+    }
+}
+
+/// Checks that ranges lie within a file: as many offsets as lengths, each with its Item header before it.
+pub(super) fn check(offsets: &[u64], lengths: &[u64]) -> PyResult<()> {
+    if offsets.len() != lengths.len() {
+        let detail = format!("{} offsets and {} lengths", offsets.len(), lengths.len());
+        return Err(PyValueError::new_err(detail));
+    }
+    let outside = |(&offset, &length): (&u64, &u64)| offset < 8 || offset.checked_add(length).is_none();
+    match offsets.iter().zip(lengths).position(outside) {
+        Some(index) => Err(PyValueError::new_err(format!("range {index} lies outside of any file"))),
+        None => Ok(()),
     }
 }
