@@ -34,9 +34,10 @@ from voxtier.volumes import (
 )
 from voxtier.volumes.store import commits, snapshots
 from voxtier.volumes.store.locks import only_writer
-from voxtier.volumes.tiledb import arrays, creation, session, tables
+from voxtier.volumes.tiledb import arrays, creation, session
 from voxtier.volumes.tiledb.format import fragments, groups, recovery, schema_copies
 from voxtier.volumes.tiledb.session import Session
+from voxtier.volumes.tiledb.tables import dataframe
 
 HEADER = 52  # bytes that TileDB writes of such a file before it writes the rest
 READING = ("open", "read", "look", "list", "measure")
@@ -74,7 +75,7 @@ class Steps:
             return made
 
         monkeypatch.setattr(schema_copies, "create_from_copy", create)
-        for module in (session, groups, tables, arrays, creation, fragments):
+        for module in (session, groups, dataframe, arrays, creation, fragments):
             monkeypatch.setattr(module, "translate_errors", step)
         monkeypatch.setattr(session.shutil, "rmtree", removal)
 

@@ -256,9 +256,8 @@ class VolumeCollection(CollectionView):
         VolumeCollection
             The new collection.
         """
-        skips: OnError = (
-            on_error if obs is None else "raise"
-        )  # the rows of `obs` are in the order of all files
+        # The rows of `obs` are in the order of all files: none may be left out.
+        skips: OnError = on_error if obs is None else "raise"
         jobs = collection_jobs(name, niftis, None, reorient, on_error=skips)
         if obs is not None:
             jobs = with_observations(jobs, obs)

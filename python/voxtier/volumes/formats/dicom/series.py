@@ -6,8 +6,9 @@ import glob
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ DicomPath: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A folder, a file, or the files of one folder."""
 
 _MOST_NAMED = 5  # files that are left out for one reason
+_MOST_LOOKED_AT = 10_000  # files, for a folder that an error may name
 _MOST_PARTS = 65535  # In-concatenation Number is US
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -149,12 +151,18 @@ def _no_image(path: DicomPath) -> NotFoundError:
     if not isinstance(path, (str, os.PathLike)) or not Path(path).is_dir():
         return NotFoundError(text)
     text += " (subfolders are not read)"
+    first = next(filter(is_dicom, islice(_files_in_subfolders(path), _MOST_LOOKED_AT)), None)
+    if first is None:
+        return NotFoundError(text)
+    where = f"name the folder that holds the files, as {first.parent}"
+    return NotFoundError(f"{text}: {where}; for an ingest {SUBJECT_OF}")
+
+
+def _files_in_subfolders(path: str | os.PathLike[str]) -> Iterator[Path]:
     for parent, folders, names in os.walk(path):
         folders.sort()
-        if Path(parent) != Path(path) and any(is_dicom(Path(parent, name)) for name in names):
-            where = f"name the folder that holds the files, as {parent}"
-            return NotFoundError(f"{text}: {where}; for an ingest {SUBJECT_OF}")
-    return NotFoundError(text)
+        if Path(parent) != Path(path):
+            yield from (Path(parent, name) for name in names)
 
 
 def _read(files: Iterable[Path]) -> list[tuple[Path, Contents]]:
