@@ -16,7 +16,7 @@ use super::files::catalogue::{Catalogue, InVain};
 use super::files::{Files, Roots};
 use super::http::budget::{Budget, WAIT};
 use super::http::request::{Method, Request, decode};
-use super::http::response::Response;
+use super::http::response::{Response, push_json};
 use super::jobs::{Answer, Jobs, Question};
 use super::routes::{Resource, Route, route};
 use super::telemetry::log::{self, AccessLog};
@@ -57,7 +57,7 @@ pub struct Settings {
     pub in_flight_bytes: u64,
     /// Page at `/status`.
     pub page: String,
-    /// `app-config.js` of the viewer.
+    /// `app-config.js` of the viewer, behind the line that names sources.
     pub viewer_config: String,
 }
 
@@ -238,7 +238,7 @@ impl Worker {
         };
         match asked {
             Route::Page if request.path == "/" && self.shared.settings.viewer.is_some() => {
-                Box::pin(self.viewer_file(request, "/")).await
+                Box::pin(self.viewer_file(request, "/", good_for)).await
             }
             Route::Page => Response::of(200, "text/html; charset=utf-8", self.shared.settings.page.clone())
                 .with("Cache-Control", "no-cache"),
@@ -251,7 +251,7 @@ impl Worker {
                 let text = self.shared.metrics.to_prometheus(tables);
                 Response::of(200, "text/plain; version=0.0.4; charset=utf-8", text)
             }
-            Route::File(path) => Box::pin(self.viewer_file(request, path)).await,
+            Route::File(path) => Box::pin(self.viewer_file(request, path, good_for)).await,
             Route::Health | Route::Ready => Response::empty(404),
             Route::Dicomweb(named, resource) => {
                 // One that the token does not open is not told from one that is not there.
@@ -360,15 +360,29 @@ impl Worker {
         Response::of(200, "application/json", text).with("Cache-Control", "no-store")
     }
 
-    async fn viewer_file(&self, request: &Request<'_>, path: &str) -> Response {
+    async fn viewer_file(&self, request: &Request<'_>, path: &str, good_for: &[String]) -> Response {
         let Some(folder) = &self.shared.settings.viewer else {
             return not_found("nothing is served at this address: the root of DICOMweb is /dicomweb");
         };
         if path == "/app-config.js" {
-            return Response::of(200, "text/javascript", self.shared.settings.viewer_config.clone())
+            return Response::of(200, "text/javascript", self.viewer_config(good_for))
                 .with("Cache-Control", "no-cache");
         }
         super::http::static_files::file(request, folder, path).await
+    }
+
+    /// The configuration of the viewer, with the sources that a token opens.
+    fn viewer_config(&self, good_for: &[String]) -> String {
+        let default = self.shared.settings.sources.first().map(String::as_str);
+        let sources: Vec<String> = self
+            .opened(good_for)
+            .map(|name| {
+                let mut source = "{\"name\":".to_owned();
+                push_json(&mut source, name);
+                source + &format!(",\"isDefault\":{}}}", Some(name) == default)
+            })
+            .collect();
+        format!("const sources = [{}];\n{}", sources.join(","), self.shared.settings.viewer_config)
     }
 }
 

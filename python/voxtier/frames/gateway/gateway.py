@@ -169,7 +169,7 @@ class Gateway:
             in_flight_bytes=in_flight_bytes,
             access_log=access_log,
             page=_page(has_viewer=folder is not None),
-            viewer_config=_asset("viewer_config.js").replace("['default']", json.dumps(names)),
+            viewer_config=_asset("viewer_config.js"),
         )
         self._status = StatusWriter(own_folder(), "+".join(names), self.stats)
         self._hot_set = HotSet(self.reader.cache, hot_set)

@@ -1,5 +1,5 @@
-// Configuration of OHIF for this gateway: a data source for each of its sources, the first one by default.
-const sources = ['default'];
+// Configuration of OHIF for this gateway: a data source for each of its sources that who asks may open. The gateway
+// names them in front of this: `const sources = [{name, isDefault}]`.
 window.config = {
   routerBasename: '/',
   extensions: [],
@@ -8,9 +8,9 @@ window.config = {
   showLoadingIndicator: true,
   showWarningMessageForCrossOrigin: false,
   maxNumberOfWebWorkers: 3,
-  defaultDataSourceName: sources[0],
-  dataSources: sources.map((name, number) => {
-    const root = number ? '/' + encodeURIComponent(name) + '/dicomweb' : '/dicomweb';
+  defaultDataSourceName: sources[0]?.name,
+  dataSources: sources.map(({ name, isDefault }) => {
+    const root = isDefault ? '/dicomweb' : '/' + encodeURIComponent(name) + '/dicomweb';
     return {
       namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
       sourceName: name,

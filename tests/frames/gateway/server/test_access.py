@@ -14,7 +14,7 @@ import pytest
 from frames.gateway.conftest import Connect, Start
 from frames.gateway.serving import STAR, Client, index, instance_path
 from frames.gateway.wado.test_frames import SERIES, STUDY, payload, write
-from voxtier.cli.frames.serve_settings import read_tokens
+from voxtier.cli.frames.serving.settings import read_tokens
 from voxtier.errors import ConfigError
 from voxtier.frames import Gateway
 from voxtier.frames.store.store import FrameStore
@@ -94,15 +94,27 @@ def test_a_token_is_good_for_its_sources(file: Path, connect: Connect) -> None:
     assert client.get("/health").status == 200
 
 
-def test_a_token_does_not_tell_of_the_sources_that_it_does_not_open(file: Path, connect: Connect) -> None:
-    client = connect(["default", "second"], tokens={TOKEN: [], OTHER: ["second"]})
+def test_a_token_does_not_tell_of_the_sources_that_it_does_not_open(
+    file: Path, tmp_path: Path, connect: Connect
+) -> None:
+    (tmp_path / "index.html").write_text("<p>viewer</p>")
+    client = connect(["default", "second"], tokens={TOKEN: [], OTHER: ["second"]}, viewer=tmp_path)
     headers = {"Authorization": f"Bearer {OTHER}"}
     for path in (f"{PATH}/frames/1", "/dicomweb/studies", "/dicomweb/none", "/wado?requestType=WADO"):
         hidden, missing = (client.get(f"/{name}{path}", headers) for name in ("default", "third"))
         assert (hidden.status, hidden.body) == (missing.status, missing.body) == (404, missing.body), path
     for token, sources in ((TOKEN, ["default", "second"]), (OTHER, ["second"])):
-        status = client.get("/status.json", {"Authorization": f"Bearer {token}"})
-        assert json.loads(status.body)["frames"]["sources"] == sources
+        headers = {"Authorization": f"Bearer {token}"}
+        assert json.loads(client.get("/status.json", headers).body)["frames"]["sources"] == sources
+        assert viewer_sources(client, headers) == [
+            {"name": name, "isDefault": name == "default"} for name in sources
+        ]
+
+
+def viewer_sources(client: Client, headers: dict[str, str]) -> object:
+    """Return the sources that the viewer's configuration names."""
+    first = client.get("/app-config.js", headers).body.splitlines()[0]
+    return json.loads(first.removeprefix(b"const sources = ").removesuffix(b";"))
 
 
 @pytest.mark.parametrize("as_given", [str, Path])
@@ -313,7 +325,10 @@ def test_the_viewers_files_stay_in_their_folder(tmp_path: Path, file: Path, star
     assert (again.status, again.body, again.headers["cache-control"]) == (304, b"", "no-cache")
     (viewer / "app.js").write_text("2")
     assert client.get("/app.js", {"If-None-Match": script["etag"]}).body == b"2"
-    assert b'const sources = ["default", "second"];' in client.get("/app-config.js").body
+    assert viewer_sources(client, {}) == [
+        {"name": "default", "isDefault": True},
+        {"name": "second", "isDefault": False},
+    ]
     assert b'data-viewer="yes"' in client.get("/status").body
     for path in (
         "/../secret.js",
