@@ -34,7 +34,7 @@ from voxtier.errors import (
 # By name: where the command is, and its line in the overview.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "index": ("frames.index:index", "index the frames of every DICOM file below a folder"),
-    "serve": ("frames.serve:serve", "serve frames to viewers by DICOMweb"),
+    "serve": ("frames.serving.serve:serve", "serve frames to viewers by DICOMweb"),
     "explain": ("frames.files:explain", "explain one file on one page"),
     "doctor": ("doctor:doctor", "check the installation, its limits and its database"),
     "db": ("db:db", "start, stop and inspect voxtier's own database server"),

@@ -1,9 +1,8 @@
-"""``voxtier index`` and ``voxtier frames summary | errors``: make the index of a source, look into it."""
+"""``voxtier index``: make the index of a source."""
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import json
 import os
 import sys
@@ -19,23 +18,21 @@ import click
 from voxtier._core import ENVIRONMENT_KINDS, local_path
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, discard_stdout
 from voxtier.cli.frames.files import PATHS, given_paths
+from voxtier.cli.frames.indexed import status_word
 from voxtier.cli.frames.search import fill_search, switch_search_on
 from voxtier.cli.options import (
-    AS_JSON,
     DSN,
     SOURCE,
     WORKERS,
-    holds_source,
     open_store,
     reading_workers,
     say,
 )
 from voxtier.system.progress import Progress
-from voxtier.system.text import format_bytes, format_count, format_duration, on_one_line
+from voxtier.system.text import format_count, format_duration, on_one_line
 
 if TYPE_CHECKING:
     from voxtier.frames.indexing.run import FileReport
-    from voxtier.frames.store.row import Summary, Tally
 
 _MEANING = {
     "ok": "every frame can be read",
@@ -45,8 +42,6 @@ _MEANING = {
     "ambiguous": "nothing says which fragment belongs to which frame: refused",
     "refused": "no image, damaged or unreadable: see `voxtier frames errors`; tried again on the next run",
 }
-# The status of a row for people.
-_WORDS = {"error": "refused"}
 _REFUSED_SHOWN = 20
 
 
@@ -170,7 +165,7 @@ def _report_each(
     counts: Counter[str] = Counter()
     frames = said = 0
     for reports in batches:
-        counts.update(map(_status, reports))
+        counts.update(status_word(report.status) for report in reports)
         frames += sum(report.frames for report in reports)
         progress.advance(len(reports), _refused_note(counts))
         if as_json:
@@ -257,11 +252,6 @@ def _count_in_background(
         stop.set()
 
 
-def _status(report: FileReport) -> str:
-    """Return the word for what came of a file, which is that of the summaries too."""
-    return _WORDS.get(report.status, report.status)
-
-
 def _count_refused(counts: Counter[str]) -> int:
     return counts["ambiguous"] + counts["refused"]
 
@@ -283,7 +273,7 @@ def _report_json(report: FileReport) -> dict[str, object]:
     error = {"kind": report.error_kind, "offset": report.error_offset, "detail": report.error_detail}
     return {
         "path": report.path,
-        "status": _status(report),
+        "status": status_word(report.status),
         "num_frames": report.frames,
         "truncated_from": report.truncated_from,
         "error": error if report.failed else None,
@@ -306,107 +296,3 @@ def _run_summary(
     if pruned:
         lines.append(f"  {'pruned':<10}{pruned:>12,}  no longer on disk, removed from the index")
     return "\n".join(lines)
-
-
-@click.command()
-@SOURCE
-@DSN
-@AS_JSON
-def summary(source: str, dsn: str | None, as_json: bool) -> int:
-    """Count the files, frames and bytes of a source by status, kind, transfer syntax and method.
-
-    \b
-    voxtier frames summary --json
-
-    Exit code 1 when there is no file.
-    """
-    with open_store(dsn) as store:
-        is_known = holds_source(store, source)
-        found = store.summary(source)
-        others = [name for name in store.sources() if name != source]
-    if is_known and not found.total.files:
-        click.echo(f"voxtier: source {source!r} holds no file: run `voxtier index`", err=True)
-    code = EXIT_OK if found.total.files else EXIT_FINDINGS
-    if as_json:
-        click.echo(json.dumps({"source": source, **_summary_json(found)}))
-        return code
-    click.echo(f"source {source}: {_total_line(found.total)}")
-    for title, tallies in (
-        ("status", found.by_status),
-        ("stored as", found.by_kind),
-        ("transfer syntax", found.by_transfer_syntax_uid),
-        ("found by", found.by_method),
-    ):
-        click.echo(f"\n{title}")
-        for name, tally in tallies.items():
-            files, each = format_count(tally.files, "file"), format_count(tally.frames, "frame")
-            click.echo(f"  {_label(title, name):<58}{files:>18} {each:>21}")
-    if others:
-        click.echo(f"\nother sources: {', '.join(others)}")
-    return code
-
-
-def _label(title: str, name: str) -> str:
-    from voxtier.frames.dicom.explain import transfer_syntax_name
-
-    if title == "status":
-        return _WORDS.get(name, name)
-    if title == "transfer syntax":
-        return f"{name} {transfer_syntax_name(name)}" if name else "(none)"
-    return name or "(none)"
-
-
-def _total_line(tally: Tally) -> str:
-    each = tally.table_bytes / tally.frames if tally.frames else 0.0
-    return (
-        f"{format_count(tally.files, 'file')}, {format_count(tally.frames, 'frame')}, "
-        f"{format_bytes(tally.file_bytes)} indexed by "
-        f"{format_bytes(tally.table_bytes)} of tables ({each:.1f} bytes a frame)"
-    )
-
-
-def _summary_json(found: Summary) -> dict[str, object]:
-    _, *groups = found._asdict().items()
-    words = {"by_status": _WORDS}
-    return {"total": found.total._asdict()} | {
-        title: {words.get(title, {}).get(name, name): tally._asdict() for name, tally in tallies.items()}
-        for title, tallies in groups
-    }
-
-
-@click.command()
-@SOURCE
-@DSN
-@AS_JSON
-def errors(source: str, dsn: str | None, as_json: bool) -> int:
-    """List the files that were refused or are cut off, each with its reason.
-
-    \b
-    voxtier frames errors --json
-
-    Exit code 1 when there are any, or nothing is indexed; 2 when --source names no source of the index.
-    """
-    from voxtier.frames.store.row import RefusedFile
-
-    count = 0
-    with open_store(dsn) as store:
-        if not holds_source(store, source):
-            return EXIT_FINDINGS
-        cut = (
-            RefusedFile(file.path, "truncated", None, _cut_note(file.truncated_from, file.frame_count))
-            for file in store.truncated_files(source)
-        )
-        for error in heapq.merge(store.refused_files(source), cut, key=lambda error: error.path):
-            count += 1
-            if as_json:
-                click.echo(json.dumps(error._asdict()))
-            else:
-                place = "" if error.offset is None else f" at byte {error.offset:,}"
-                click.echo(f"{on_one_line(error.path)}\n    {error.kind}{place}: {error.detail}")
-    if not count:
-        click.echo(f"no file of source {source!r} was refused or is cut off", err=True)
-    return EXIT_FINDINGS if count else EXIT_OK
-
-
-def _cut_note(whole: int, frames: int) -> str:
-    return f"the file is cut off, whole frames: {whole:,} of {frames:,}"

@@ -22,8 +22,8 @@ from click.testing import CliRunner
 from pydicom.data import get_testdata_file
 
 from voxtier.cli.commands import cli
-from voxtier.cli.frames.serve import hot_set_name, serve
-from voxtier.cli.frames.serve_settings import read_tokens
+from voxtier.cli.frames.serving.serve import hot_set_name, serve
+from voxtier.cli.frames.serving.settings import read_tokens
 from voxtier.errors import ConfigError
 from voxtier.frames.gateway.gateway import Gateway
 from voxtier.frames.gateway.search.statements import is_below

@@ -38,7 +38,7 @@ BROKEN = (httpx.TransportError, ProtocolError)
 
 SERVE = """
 import sys
-from voxtier.cli.frames.serve import bound_free_memory
+from voxtier.cli.frames.serving.serve import bound_free_memory
 from voxtier.frames import FrameStore, Gateway
 bound_free_memory()
 with FrameStore(sys.argv[1]) as store:

@@ -17,10 +17,11 @@ from urllib.parse import quote
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_OK, is_absent
-from voxtier.cli.frames.serve_settings import FolderOrPrefix, read_config, read_tokens
+from voxtier.cli.exit_codes import EXIT_OK
+from voxtier.cli.frames.serving.index_run import IndexRun
+from voxtier.cli.frames.serving.settings import FolderOrPrefix, read_config, read_tokens
 from voxtier.cli.options import SIZE, GivenPath, dsn_options, open_store, say
-from voxtier.errors import ConfigError, MissingExtraError, VoxtierError
+from voxtier.errors import ConfigError
 from voxtier.system.home import home_if_any
 from voxtier.system.text import format_bytes, format_count, on_one_line
 
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 _PREFIX = "VOXTIER_SERVE_"
 _DESCRIPTORS = 16_384
 _LONGEST_NAME = 150  # bytes; those of a file end at 255
-# Seconds, of the index run: between two tries, and for its end.
-_FIRST_PAUSE, _LONGEST_PAUSE, _RUN_ENDS_WITHIN = 1.0, 30.0, 1.0
+_RUN_ENDS_WITHIN = 1.0  # seconds, for the end of the index run
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 
 
@@ -161,7 +161,7 @@ def serve(
                     f"--host {options['host']} --port {options['port']}: {error.strerror or error}"
                 ) from None
             _announce(gateway, options)
-            run = _IndexRun(store, sources[0], folders, None if all_files else extension, stopping)
+            run = IndexRun(store, sources[0], folders, None if all_files else extension, stopping)
             if folders:
                 run.start()
             else:
@@ -292,82 +292,6 @@ class _signals:  # noqa: N801 - used as a context
         if self._stopping.is_set():
             raise KeyboardInterrupt
         self._stopping.set()
-
-
-class _IndexRun(threading.Thread):
-    """Indexes what is new below folders, in the background; again while the database or a store fails.
-
-    What is not installed ends the gateway: `stopping` is set, and `missing` says what.
-    """
-
-    def __init__(
-        self,
-        store: FrameStore,
-        source: str,
-        folders: tuple[str, ...],
-        extension: str | None,
-        stopping: threading.Event,
-    ) -> None:
-        super().__init__(name="voxtier-index-run", daemon=True)
-        self._store, self._source, self._folders, self._extension = store, source, folders, extension
-        self._stopping = stopping
-        self._new = 0
-        self.missing: MissingExtraError | None = None
-
-    def run(self) -> None:
-        """Index until all is done."""
-        pause, has_said = _FIRST_PAUSE, False
-        while not self._stopping.is_set():
-            try:
-                return self._index()
-            except MissingExtraError as error:
-                self.missing = error
-                self._stopping.set()
-            except VoxtierError as error:
-                # Others mend what the index lacks: a schema that its owner has not upgraded yet, rights.
-                if is_absent(error):
-                    click.echo(f"voxtier: indexing stopped: {error}", err=True)
-                    return None
-                if not has_said:
-                    text = f"indexing was broken off and is tried again until it succeeds: {error}"
-                    click.echo(f"voxtier: {text}", err=True)
-                has_said = True
-            self._stopping.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        return None
-
-    def _index(self) -> None:
-        from voxtier.frames.indexing.paths import iter_files, without_absent
-        from voxtier.frames.indexing.run import FileIndexer, index_files
-        from voxtier.frames.indexing.search import fill_search_index
-        from voxtier.frames.sources.address import is_address
-        from voxtier.frames.store.search_index import Making, SearchIndex
-
-        absent: list[str] = []
-        files = refused = 0
-        threads = 32 if any(map(is_address, self._folders)) else 4
-        for reports in index_files(
-            FileIndexer(self._store, source=self._source, threads=threads),
-            without_absent(iter_files(self._folders, extension=self._extension), self._folders, absent),
-        ):
-            files += len(reports)
-            # A refused file is tried again by each run, and is new in none.
-            self._new += sum(report.status != "unchanged" and not report.failed for report in reports)
-            refused += sum(report.failed for report in reports)
-            if self._stopping.is_set():
-                return
-        search = SearchIndex(self._store)
-        if search.making() is Making.CURRENT and search.holds(self._source):
-            for _ in fill_search_index(search, self._source):
-                if self._stopping.is_set():
-                    return
-        counts = f"{format_count(files, 'file')}, {self._new:,} new, {refused:,} refused"
-        click.echo(f"indexed: {counts} (see `voxtier frames errors`)", err=True)
-        if absent:
-            say(f"voxtier: {', '.join(absent)}: there is no such object, and none below it", err=True)
-        elif not files and self._extension is not None:
-            text = f"no name ends in {self._extension}; --all-files takes every file"
-            click.echo(f"voxtier: {text}", err=True)
 
 
 def _end_at_once_if_a_thread_waits() -> None:

@@ -1,0 +1,1 @@
+"""``voxtier serve``: the gateway on the command line."""
