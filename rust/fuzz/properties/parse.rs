@@ -3,7 +3,8 @@
 
 use _core::base::source::{Bytes, Fingerprint, Source};
 use _core::base::window::Buffer;
-use _core::dicom::read::read_frame;
+use _core::dicom::fill;
+use _core::dicom::read::{read_frame, read_frame_into};
 use _core::dicom::read_table;
 use _core::frames::table::{FrameTable, OffsetsIn, Verify};
 
@@ -50,7 +51,15 @@ fn check(table: &FrameTable, bytes: &[u8], verify: Verify) {
         if table.offsets_in == OffsetsIn::File {
             assert!(ranges.iter().all(|(_, end)| *end <= bytes.len() as u64));
         }
-        match read_frame(&Bytes(bytes), table, index) {
+        let read = read_frame(&Bytes(bytes), table, index);
+        if let Some(known) = fill::length(table, index) {
+            let mut place = vec![0; known];
+            match read_frame_into(&Pieces(bytes), table, index, &mut place) {
+                Ok(other) => assert!(read.as_deref() == Ok(other.as_deref().unwrap_or(&place))),
+                Err(error) => assert_eq!(read.as_ref().err(), Some(&error)),
+            }
+        }
+        match read {
             Ok(frame) if verify == Verify::All => assert_eq!(frame.len() as u64, length),
             Ok(frame) => assert!(frame.len() <= bytes.len()),
             Err(error) => assert!(verify != Verify::All, "frame {index}: {error}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -44,19 +45,28 @@ def read_many(
     """
     waiting: deque[tuple[tuple[str, int], Future[bytes]]] = deque()
     left = iter(requests)
+    lock, held = threading.Lock(), 0  # bytes that wait to be taken
+
+    def count(size: int) -> None:
+        nonlocal held
+        with lock:
+            held += size
+
+    def read(request: tuple[str, int]) -> bytes:
+        frame = reader.frame(*request)
+        count(len(frame))
+        return frame
+
     with Workers(in_flight, "voxtier-many") as threads:
         while True:
-            while len(waiting) < in_flight and (not waiting or _bytes_of(waiting) < budget_bytes):
+            while not waiting or (len(waiting) < in_flight and held < budget_bytes):
                 request = next(left, None)
                 if request is None:
                     break
-                waiting.append((request, threads.submit(reader.frame, *request)))
+                waiting.append((request, threads.submit(read, request)))
             if not waiting:
                 return
             request, future = waiting.popleft()
-            yield request, future.result()
-
-
-def _bytes_of(waiting: Iterable[tuple[tuple[str, int], Future[bytes]]]) -> int:
-    done = (each for _, each in waiting if each.done() and not each.cancelled() and each.exception() is None)
-    return sum(len(each.result()) for each in done)
+            frame = future.result()
+            count(-len(frame))
+            yield request, frame

@@ -31,6 +31,19 @@ pub trait Source {
     /// Reads up to `buffer.len()` bytes at `offset` and returns their number; fewer only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 
+    /// As [`Source::read_at`], into buffers that follow one another in the source.
+    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        let mut filled = 0;
+        for buffer in buffers {
+            let count = self.read_at(offset.saturating_add(filled as u64), buffer)?;
+            filled += count;
+            if count < buffer.len() {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+
     /// All bytes, where the source lies in memory.
     fn memory(&self) -> Option<&[u8]> {
         None
@@ -40,7 +53,12 @@ pub trait Source {
     fn advise(&self, _access: Access) {}
 
     /// Fills `buffer` unless that may wait for storage; `false` where it may.
-    fn read_resident(&self, _offset: u64, _buffer: &mut [u8]) -> bool {
+    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        self.read_resident_into(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    /// As [`Source::read_resident`], into buffers that follow one another in the source.
+    fn read_resident_into(&self, _offset: u64, _buffers: &mut [IoSliceMut<'_>]) -> bool {
         false
     }
 
@@ -154,12 +172,6 @@ impl<Fd: AsFd> FileSource<Fd> {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-
-    /// As [`Source::read_resident`], into buffers that follow one another in the file.
-    pub fn read_resident_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> bool {
-        let wanted: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        kernel::read_resident(&self.fd, offset, buffers) == Some(wanted)
-    }
 }
 
 impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
@@ -171,14 +183,24 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let position = offset.saturating_add(filled as u64);
-            match rustix::io::pread(&self.fd, rest, position) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => {
-                    let mut error = Error::from(errno);
-                    error.offset = Some(position);
-                    return Err(error);
+            match some_bytes(position, || rustix::io::pread(&self.fd, &mut *rest, position))? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        Ok(filled)
+    }
+
+    fn read_into(&self, offset: u64, mut buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        let mut filled = 0;
+        IoSliceMut::advance_slices(&mut buffers, 0); // past empty ones
+        while !buffers.is_empty() {
+            let position = offset.saturating_add(filled as u64);
+            match some_bytes(position, || rustix::io::preadv(&self.fd, buffers, position))? {
+                0 => break,
+                count => {
+                    filled += count;
+                    IoSliceMut::advance_slices(&mut buffers, count);
                 }
             }
         }
@@ -193,8 +215,8 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
         kernel::expect_reads(&self.fd, 0, None, reads);
     }
 
-    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> bool {
-        self.read_resident_into(offset, &mut [IoSliceMut::new(buffer)])
+    fn read_resident_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> bool {
+        kernel::read_resident(&self.fd, offset, buffers) == Some(length_of(buffers))
     }
 
     fn shared(&self) -> Option<(&(dyn Source + Sync), usize)> {
@@ -227,6 +249,21 @@ impl<Fd: AsFd + Sync> Source for FileSource<Fd> {
                 self.fingerprint.size, now.size
             ),
         ))
+    }
+}
+
+/// What a read at `position` returns, whatever signals come.
+fn some_bytes(position: u64, mut read: impl FnMut() -> rustix::io::Result<usize>) -> Result<usize> {
+    loop {
+        match read() {
+            Ok(count) => return Ok(count),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => {
+                let mut error = Error::from(errno);
+                error.offset = Some(position);
+                return Err(error);
+            }
+        }
     }
 }
 
@@ -270,8 +307,12 @@ impl Source for Resident<'_> {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        if self.source.read_resident(offset, buffer) {
-            return Ok(buffer.len());
+        self.read_into(offset, &mut [IoSliceMut::new(buffer)])
+    }
+
+    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<usize> {
+        if self.source.read_resident_into(offset, buffers) {
+            return Ok(length_of(buffers));
         }
         self.lacks_bytes.set(true);
         Err(Error::at(ErrorKind::IoError, offset, "not in the page cache"))
@@ -284,14 +325,7 @@ impl Source for Resident<'_> {
 
 /// Reads exactly `length` bytes at `offset`, or fails.
 pub fn read_exact(source: &dyn Source, offset: u64, length: usize) -> Result<Vec<u8>> {
-    let end = offset.checked_add(length as u64).filter(|&end| end <= source.size());
-    if end.is_none() {
-        return Err(Error::at(
-            ErrorKind::IoError,
-            offset,
-            format!("{length} bytes reach past the end of {} bytes", source.size()),
-        ));
-    }
+    check_within(source, offset, length)?;
     if let Some(bytes) =
         source.memory().and_then(|all| all.get(usize::try_from(offset).ok()?..)?.get(..length))
     {
@@ -299,8 +333,36 @@ pub fn read_exact(source: &dyn Source, offset: u64, length: usize) -> Result<Vec
     }
     let mut bytes = vec![0; length];
     let count = source.read_at(offset, &mut bytes)?;
+    check_whole(source, offset, length, count)?;
+    Ok(bytes)
+}
+
+/// Fills buffers that follow one another from `offset` on, or fails.
+///
+/// # Errors
+/// As [`read_exact`].
+pub fn read_exact_into(source: &dyn Source, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<()> {
+    let length = length_of(buffers);
+    check_within(source, offset, length)?;
+    let count = source.read_into(offset, buffers)?;
+    check_whole(source, offset, length, count)
+}
+
+fn length_of(buffers: &[IoSliceMut<'_>]) -> usize {
+    buffers.iter().map(|buffer| buffer.len()).sum()
+}
+
+fn check_within(source: &dyn Source, offset: u64, length: usize) -> Result<()> {
+    if offset.checked_add(length as u64).is_some_and(|end| end <= source.size()) {
+        return Ok(());
+    }
+    let detail = format!("{length} bytes reach past the end of {} bytes", source.size());
+    Err(Error::at(ErrorKind::IoError, offset, detail))
+}
+
+fn check_whole(source: &dyn Source, offset: u64, length: usize, count: usize) -> Result<()> {
     if count == length {
-        return Ok(bytes);
+        return Ok(());
     }
     source.check_unchanged()?;
     Err(Error::at(ErrorKind::IoError, offset, format!("only {count} of {length} bytes could be read")))

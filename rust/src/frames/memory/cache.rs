@@ -5,6 +5,7 @@ use rustix::io::IoSliceMut;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::fork_lock::ForkLock;
 use crate::base::source::{FileSource, Range, Resident, Source, read_exact};
+use crate::dicom::fill::fill;
 use crate::dicom::pixel_data::before::Before;
 use crate::dicom::read::{FrameBytes, prefetch, read_by_table, read_payload};
 use crate::frames::memory::cached::{self, Selection};
@@ -184,6 +185,19 @@ pub fn read_frames(source: &dyn Source, table: &FrameTable) -> Result<Vec<FrameB
     Ok(out)
 }
 
+/// As [`read_frames`], into memory that was made for them: see [`fill`].
+///
+/// # Errors
+/// As [`read_frames`].
+pub fn fill_frames(
+    source: &dyn Source,
+    table: &FrameTable,
+    frames: &[usize],
+    places: Vec<&mut [u8]>,
+) -> Result<()> {
+    if fill(source, table, frames, places)? { Ok(()) } else { Err(wrong_table()) }
+}
+
 /// Reads neighbouring payloads by one request, and compares the header before each with the table.
 fn read_run(
     source: &dyn Source,
@@ -214,13 +228,34 @@ fn read_run(
 /// # Errors
 /// As [`read_frames`].
 pub fn read_resident_frames(source: &dyn Source, table: &FrameTable) -> Result<Option<Vec<FrameBytes>>> {
+    at_once(source, table, |resident| read_frames(resident, table))
+}
+
+/// As [`read_resident_frames`], into memory that was made for the frames: see [`fill`].
+///
+/// # Errors
+/// As [`read_frames`].
+pub fn fill_resident_frames(
+    source: &dyn Source,
+    table: &FrameTable,
+    frames: &[usize],
+    places: Vec<&mut [u8]>,
+) -> Result<Option<()>> {
+    at_once(source, table, |resident| fill_frames(resident, table, frames, places))
+}
+
+fn at_once<T>(
+    source: &dyn Source,
+    table: &FrameTable,
+    read: impl FnOnce(&Resident<'_>) -> Result<T>,
+) -> Result<Option<T>> {
     let Layout::Items(items) = &table.layout else { return Ok(None) };
     let bytes = items.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
     if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || bytes > MOST_RESIDENT {
         return Ok(None);
     }
     let resident = Resident::new(source);
-    match read_frames(&resident, table) {
+    match read(&resident) {
         Err(_) if resident.lacks_bytes() => Ok(None),
         read => read.map(Some),
     }

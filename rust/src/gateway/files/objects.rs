@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::IoSliceMut;
+
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::planned::{Cost, Fetch, Planned};
 use crate::base::source::{FileSource, Fingerprint, Range, Source};
@@ -123,8 +125,8 @@ impl Source for Served {
         }
     }
 
-    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> bool {
-        self.file().is_some_and(|file| file.read_resident(offset, buffer))
+    fn read_resident_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> bool {
+        self.file().is_some_and(|file| file.read_resident_into(offset, buffers))
     }
 
     fn check_unchanged(&self) -> Result<()> {

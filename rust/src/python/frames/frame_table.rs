@@ -13,10 +13,12 @@ use pyo3::types::{PyBytes, PyTuple, PyType};
 use crate::base::error::Result;
 use crate::base::source::Fingerprint;
 use crate::base::window::Buffer;
+use crate::dicom::read::FrameBytes;
 use crate::dicom::{self, PARSER_VERSION};
 use crate::frames::notes::Note;
 use crate::frames::table::{FrameTable, Items, Layout, Method, Verify};
 use crate::frames::{packed, record};
+use crate::python::frames::unfilled::Unfilled;
 use crate::python::sources::with_source;
 
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
@@ -284,9 +286,46 @@ fn read_frame<'py>(
     align: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let index = table.get().index(index)?;
-    let table = &table.get().table;
-    let bytes = with_source(source, |source| dicom::read::read_aligned(source, table, index, align))?;
-    Ok(PyBytes::new(source.py(), &bytes))
+    let mut read = read_several(source, &table.get().table, &[index], align)?;
+    read.pop().ok_or_else(|| PyIndexError::new_err("no frame was read"))
+}
+
+/// The bytes of frames, each moved to the first bit with `align`.
+fn read_several<'py>(
+    source: &Bound<'py, PyAny>,
+    table: &FrameTable,
+    frames: &[usize],
+    align: bool,
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let py = source.py();
+    let mut unfilled = if align { None } else { Unfilled::new(py, table, frames) };
+    let places = unfilled.as_mut().map(Unfilled::places);
+    let others: Vec<Option<FrameBytes>> = with_source(source, |source| {
+        if source.remote().is_some() && frames.len() > 1 {
+            table.check_state(source)?;
+            dicom::read::prefetch(source, table, frames.iter().copied())?;
+        }
+        match places {
+            Some(places) => frames
+                .iter()
+                .zip(places)
+                .map(|(&frame, place)| dicom::read::read_frame_into(source, table, frame, place))
+                .collect(),
+            None => frames
+                .iter()
+                .map(|&frame| dicom::read::read_aligned(source, table, frame, align).map(Some))
+                .collect(),
+        }
+    })?;
+    let mut filled = unfilled.map(Unfilled::filled).unwrap_or_default().into_iter();
+    let bytes = others.into_iter().map(|other| {
+        let filled = filled.next();
+        match other {
+            Some(bytes) => Some(PyBytes::new(py, &bytes)),
+            None => filled,
+        }
+    });
+    Ok(bytes.flatten().collect())
 }
 
 /// SOP Instance UID of what is before the pixels, which are not looked at.
@@ -306,16 +345,7 @@ fn read_frames<'py>(
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let indices =
         indices.into_iter().map(|index| table.get().index(index)).collect::<PyResult<Vec<usize>>>()?;
-    let table = &table.get().table;
-    let read = with_source(source, |source| {
-        if source.remote().is_some() {
-            table.check_state(source)?;
-            dicom::read::prefetch(source, table, indices.iter().copied())?;
-        }
-        indices.iter().map(|&index| dicom::read::read_aligned(source, table, index, align)).collect()
-    });
-    let read: Vec<dicom::read::FrameBytes> = read?;
-    Ok(read.iter().map(|bytes| PyBytes::new(source.py(), bytes)).collect())
+    read_several(source, &table.get().table, &indices, align)
 }
 
 pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -10,6 +10,7 @@ mod replay;
 mod row;
 mod slide;
 mod table_reader;
+mod unfilled;
 
 use pyo3::prelude::*;
 

@@ -17,12 +17,14 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::base::fork_lock::Guard;
 use crate::base::source::{FileSource, is_resident};
 use crate::frames::memory::cache::{
-    FrameCache, class_of, look_up, read_frames, read_resident_frames, request,
+    FrameCache, class_of, fill_frames, fill_resident_frames, look_up, read_frames, read_resident_frames,
+    request,
 };
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome};
 use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
 use crate::python::frames::frame_table::{PyFrameTable, number};
+use crate::python::frames::unfilled::Unfilled;
 use crate::python::gil::Release;
 use crate::python::sources::{State, state_of, with_source};
 
@@ -182,13 +184,17 @@ impl PyFrameCache {
                 )))
             }
             Some(Ok(selected)) => {
-                let read = with_source(source, |source| {
-                    let mut read = read_frames(source, &selected.table)?;
-                    if align {
-                        selected.align(&frames, &mut read);
-                    }
-                    Ok(read)
-                })?;
+                let table = &selected.table;
+                let all: Vec<usize> = (0..table.frames()).collect();
+                if let Some(mut bytes) = (!align).then(|| Unfilled::new(py, table, &all)).flatten() {
+                    let places = bytes.places();
+                    with_source(source, |source| fill_frames(source, table, &all, places))?;
+                    return Ok(Some(bytes.filled()));
+                }
+                let mut read = with_source(source, |source| read_frames(source, table))?;
+                if align {
+                    selected.align(&frames, &mut read);
+                }
                 Ok(Some(read.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
             }
         }
@@ -220,14 +226,23 @@ impl PyFrameCache {
             Layout::Items(items) if items.offsets.first().is_some_and(|&first| is_resident(fd, first)) => {}
             _ => return Ok(None),
         }
-        let mut read = read_resident_frames(&FileSource::new(fd)?, &selected.table)?;
-        if let Some(read) = &mut read {
-            self.lock(py).get(key.as_bytes(), request(scan));
-            if align {
-                selected.align(&frames, read);
+        let (source, table) = (FileSource::new(fd)?, &selected.table);
+        let all: Vec<usize> = (0..table.frames()).collect();
+        let read = match (!align).then(|| Unfilled::new(py, table, &all)).flatten() {
+            Some(mut bytes) => {
+                fill_resident_frames(&source, table, &all, bytes.places())?.map(|()| bytes.filled())
             }
+            None => read_resident_frames(&source, table)?.map(|mut read| {
+                if align {
+                    selected.align(&frames, &mut read);
+                }
+                read.iter().map(|bytes| PyBytes::new(py, bytes)).collect()
+            }),
+        };
+        if read.is_some() {
+            self.lock(py).get(key.as_bytes(), request(scan));
         }
-        Ok(read.map(|frames| frames.iter().map(|bytes| PyBytes::new(py, bytes)).collect()))
+        Ok(read)
     }
 
     #[pyo3(signature = (key, offsets, lengths, *, ts_uid="", pixel_data_pos=None, etag=None, klass="normal"))]

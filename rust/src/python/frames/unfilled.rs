@@ -1,0 +1,41 @@
+//! `bytes` objects that a read fills: to copy a large frame into one takes longer than to read it.
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::dicom::fill::length;
+use crate::frames::table::FrameTable;
+
+/// The `bytes` of some frames, which Python does not see before they are filled.
+pub struct Unfilled<'py>(Vec<(Bound<'py, PyBytes>, usize)>);
+
+impl<'py> Unfilled<'py> {
+    /// Makes those of frames of a table; `None` where it does not tell their lengths, or there is no such memory.
+    pub fn new(py: Python<'py>, table: &FrameTable, frames: &[usize]) -> Option<Self> {
+        let made = frames.iter().map(|&frame| {
+            let length = length(table, frame)?;
+            let size = ffi::Py_ssize_t::try_from(length).ok()?;
+            // SAFETY: the GIL is held, and without bytes to copy this is a new object of `size` bytes, or an exception.
+            let object = unsafe {
+                Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size))
+            };
+            Some((object.ok()?.cast_into().ok()?, length))
+        });
+        made.collect::<Option<_>>().map(Self)
+    }
+
+    /// Their memory, to be written.
+    pub fn places(&mut self) -> Vec<&mut [u8]> {
+        let place = |(bytes, length): &mut (Bound<'py, PyBytes>, usize)| {
+            // SAFETY: it has `length` bytes, and nobody else has the object; an empty one, which all share, has none.
+            unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(bytes.as_ptr()).cast(), *length) }
+        };
+        self.0.iter_mut().map(place).collect()
+    }
+
+    /// The objects, once every byte of them was written.
+    pub fn filled(self) -> Vec<Bound<'py, PyBytes>> {
+        self.0.into_iter().map(|(bytes, _)| bytes).collect()
+    }
+}
