@@ -8,11 +8,15 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydicom
+
 from benches.inputs.files import slide
 from benches.measure import Goal, Result, Way, race, timed
-from voxtier.frames import FrameTable, read_frame, read_table
+from support.builders import EXPLICIT_LE, dicom, element, image
+from voxtier.frames import FrameReader, FrameTable, read_frame, read_table
 
 LOOK_UPS = 10_000
+SIDE, IMAGES = 3072, 8  # pixels; files
 
 
 def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
@@ -22,6 +26,7 @@ def run(folder: Path, *, quick: bool, rounds: int) -> Iterator[Result]:
     yield unpacking(table, rounds)
     yield asking(table, rounds)
     yield reading(made.path, table, rounds)
+    yield large_frames(folder, rounds)
 
 
 def rows_of(table: FrameTable) -> list[dict[str, int]]:
@@ -110,3 +115,52 @@ def reading(path: Path, table: FrameTable, rounds: int) -> Result:
     ]
     assert sum(int(lengths[index]) for index in chosen) == bare()
     return race(result, ways, [], rounds=max(rounds, 5))
+
+
+def large_frames(folder: Path, rounds: int) -> Result:
+    """Race radiographs, one frame of 18 MB each, against reads that check nothing."""
+    paths, some = [], random.Random(5)
+    for number in range(IMAGES):
+        pixels = some.randbytes(1 << 16) * (2 * SIDE * SIDE >> 16)
+        attributes = image(rows=SIDE, columns=SIDE, bits=16)
+        path = folder / f"radiograph-{number}.dcm"
+        path.write_bytes(dicom([*attributes, element("PixelData", pixels, "OW")], EXPLICIT_LE).content)
+        paths.append(path)
+    places = {path: read_table(path).ranges(0)[0] for path in paths}
+    reader = FrameReader(publish=False)
+    result = Result(
+        "tables",
+        f"Radiographs of {2 * SIDE * SIDE / 1e6:.0f} MB, their tables in memory",
+        "The pixels of one image after the other, out of the page cache.",
+        "frame",
+        IMAGES,
+    )
+
+    def mark(pixels: bytes) -> tuple[int, bytes]:
+        return len(pixels), pixels[:: 1 << 20]
+
+    def bare() -> list[tuple[int, bytes]]:
+        found = []
+        for path, (start, end) in places.items():
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                found.append(mark(file.read(end - start)))
+        return found
+
+    ways = [
+        Way(
+            "voxtier FrameReader",
+            timed(lambda: [mark(reader.frame(str(path), 0)) for path in paths]),
+            "voxtier",
+        ),
+        Way("Python open, seek, read", timed(bare), "floor", "no check whether the file has changed"),
+        Way("pydicom dcmread", timed(lambda: [mark(pydicom.dcmread(path).PixelData) for path in paths])),
+    ]
+    goals = [
+        Goal("voxtier FrameReader", "Python open, seek, read", 0.8),
+        Goal("voxtier FrameReader", "pydicom dcmread", 1),
+    ]
+    try:
+        return race(result, ways, goals, rounds=max(rounds, 5))
+    finally:
+        reader.close()
