@@ -1753,8 +1753,8 @@ class GatewayJob:
     def answer_files(self, files: list[tuple[str, list[str]]]) -> None:
         """Answer with SOP Instance UIDs and paths."""
 
-    def answer_right(self, may_read: bool) -> None:
-        """Answer whether the groups may read the file."""
+    def answer_rights(self, may_read: list[bool]) -> None:
+        """Answer which of the files the groups may read."""
 
     def answer_http(self, status: int, media_type: str, body: bytes, warning: str | None = None) -> None:
         """Answer with a whole response.

@@ -3,8 +3,8 @@
 
 use _core::base::source::{Bytes, Fingerprint, Source};
 use _core::base::window::Buffer;
-use _core::dicom::fill;
-use _core::dicom::read::{read_frame, read_frame_into};
+use _core::dicom::read::fill::{self, read_frame_into};
+use _core::dicom::read::read_frame;
 use _core::dicom::read_table;
 use _core::frames::table::{FrameTable, OffsetsIn, Verify};
 

@@ -6,7 +6,6 @@
 
 pub mod dataset;
 pub mod element;
-pub mod fill;
 pub mod header;
 pub mod inflate;
 pub mod json;

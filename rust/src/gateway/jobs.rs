@@ -44,14 +44,12 @@ pub enum Question {
         /// Groups of the user; `None` where everybody sees everything.
         groups: Option<Vec<String>>,
     },
-    /// Whether groups may read the file that holds an instance: [`Answer::Right`].
-    Right {
+    /// Which files groups may read: [`Answer::Rights`].
+    Rights {
         /// Source.
         source: String,
-        /// Path.
-        path: String,
-        /// SOP Instance UID that the file holds.
-        uid: String,
+        /// The path of each, and the SOP Instance UID that it holds.
+        files: Vec<(String, String)>,
         /// Groups of the user.
         groups: Vec<String>,
     },
@@ -103,8 +101,8 @@ pub enum Answer {
     Rows(Vec<u8>),
     /// SOP Instance UIDs in the order of their first paths, and the paths of the copies of each, the best first.
     Files(Vec<(String, Vec<String>)>),
-    /// Whether it is allowed.
-    Right(bool),
+    /// Whether each is allowed.
+    Rights(Vec<bool>),
     /// A whole response: status, media type, body, and a sentence for the header line Warning, or none.
     Http(u16, String, Vec<u8>, Option<String>),
     /// The state of an object, bytes that a request to its store costs, its first bytes.

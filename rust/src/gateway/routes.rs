@@ -111,6 +111,8 @@ fn resource(path: &str) -> Resource<'_> {
         ["studies" | "series" | "instances"]
         | ["studies", _, "series" | "instances"]
         | ["studies", _, "series", _, "instances"] => Resource::Search(path),
+        // An empty UID is none: it would stand for any.
+        [..] if given.contains(&"") => Resource::Unknown,
         ["studies", study] => Resource::Instances(Level { study, ..Level::default() }),
         ["studies", study, "series", series] => {
             Resource::Instances(Level { study, series, ..Level::default() })
@@ -204,7 +206,11 @@ mod tests {
             of("/dicomweb/studies/1/metadata"),
             expected(Resource::Metadata(Level { study: "1", ..Level::default() }))
         );
-        assert_eq!(of("/dicomweb/patients"), expected(Resource::Unknown));
+        for nothing in ["patients", "studies//metadata", "studies/1/series//metadata", "studies//series/2"] {
+            assert_eq!(of(&format!("/dicomweb/{nothing}")), expected(Resource::Unknown));
+        }
+        assert_eq!(of(&under.replace("/3", "/")), expected(Resource::Search("studies/1/series/2/instances")));
+        assert_eq!(of(&under.replace("/2/", "//")), expected(Resource::Unknown));
         assert_eq!(route("/ct/dicomweb/studies"), Route::Dicomweb(Some("ct"), Resource::Search("studies")));
         assert_eq!(route("/wado"), Route::Dicomweb(None, Resource::Object));
         assert_eq!(route("/ct/wado"), Route::Dicomweb(Some("ct"), Resource::Object));

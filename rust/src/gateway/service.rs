@@ -71,6 +71,8 @@ pub struct Shared {
     pub catalogue: Catalogue,
     /// Instances of which no better copy is known.
     pub in_vain: InVain,
+    /// Instances of which no copy is better than the one that is cut off.
+    pub best_known: InVain,
     /// Questions to Python.
     pub jobs: Arc<Jobs>,
     /// Counters.
@@ -107,6 +109,7 @@ impl Shared {
             cache,
             catalogue: Catalogue::new(CATALOGUE),
             in_vain: InVain::default(),
+            best_known: InVain::default(),
             roots: Arc::new(Roots::new(roots, jobs.clone())),
             jobs,
             metrics: Metrics::default(),

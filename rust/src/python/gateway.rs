@@ -175,8 +175,8 @@ impl PyGatewayJob {
             Question::Files { source, study, series, groups } => {
                 ("files", (source, study, series, groups.clone()).into_pyobject(py)?)
             }
-            Question::Right { source, path, uid, groups } => {
-                ("right", (source, path, uid, groups.clone()).into_pyobject(py)?)
+            Question::Rights { source, files, groups } => {
+                ("rights", (source, files.clone(), groups.clone()).into_pyobject(py)?)
             }
             Question::Search { source, path, query, root, groups } => {
                 ("search", (source, path, query, root, groups.clone()).into_pyobject(py)?)
@@ -200,8 +200,8 @@ impl PyGatewayJob {
         self.reply(Answer::Files(files));
     }
 
-    fn answer_right(&self, may_read: bool) {
-        self.reply(Answer::Right(may_read));
+    fn answer_rights(&self, may_read: Vec<bool>) {
+        self.reply(Answer::Rights(may_read));
     }
 
     #[pyo3(signature = (status, media_type, body, warning=None))]

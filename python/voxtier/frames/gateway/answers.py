@@ -141,8 +141,9 @@ class Answers:
                     lambda store: _for(store, groups).recall(source, path, with_series=True)
                 )
                 job.answer_rows(b"" if found is None else found.rows)
-            case ("right", (source, path, uid, groups)):
-                job.answer_right(self._index.ask(lambda store: _may_read(store, source, path, uid, groups)))
+            case ("rights", (source, files, groups)):
+                rights = self._index.ask(lambda store: GroupStore(store, groups).may_read_each(source, files))
+                job.answer_rights(rights)
             case ("files", (source, study, series, groups)):
                 parameters = {"source": source, "study": study, "series": series, "groups": groups}
                 parameters["prefixes"] = prefixes_of(self._search.roots) if self._search.roots else None
@@ -181,10 +182,6 @@ def _refusal(status: int, kind: str, error: VoxtierError) -> tuple[int, str, byt
 def _for(store: FrameStore, groups: list[str] | None) -> FrameStore:
     """Return the index as groups see it; a role that row security binds sees restricted rows by it alone."""
     return store if groups is None else GroupStore(store, groups)
-
-
-def _may_read(store: FrameStore, source: str, path: str, uid: str, groups: list[str]) -> bool:
-    return GroupStore(store, groups).may_read(source, path, uid)
 
 
 def _answer_by_store(job: GatewayJob, config: S3Config) -> None:

@@ -261,7 +261,10 @@ class FrameReader:
         return None if read is None else read[0]
 
     def table(self, name: str) -> FrameTable:
-        """Return the frame table of a file, from the nearest tier; see `frame`."""
+        """Return the frame table of a file, from the nearest tier; see `frame`.
+
+        Memory keeps what frames are read by: a table that comes from there has no UIDs and no notes.
+        """
         return self._of_file(name, self._frames.table)
 
     def slide_headers(self, paths: str | Iterable[str]) -> list[SlideHeader]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from voxtier._core import file_key, path_fault
 from voxtier.errors import ConfigError
 from voxtier.frames.store import statements
-from voxtier.frames.store.adapters import Key, fetch
+from voxtier.frames.store.adapters import Key, Keys, fetch
 from voxtier.frames.store.store import FrameStore
 from voxtier.postgres.connection import Connection
 
@@ -61,6 +61,30 @@ class GroupStore(FrameStore):
         asked |= {"sop": sop_instance_uid, "groups": self.groups}
         [(answer,)] = super().query(statements.MAY_READ, asked)
         return bool(answer)
+
+    def may_read_each(self, source: str, files: Sequence[tuple[str, str | None]]) -> list[bool]:
+        """Return which files the groups may read, by one question.
+
+        Parameters
+        ----------
+        source : str
+            Name of the source.
+        files : sequence of (str, str or None)
+            Path and instance of each: see `may_read`.
+
+        Returns
+        -------
+        list of bool
+            In the order of `files`.
+        """
+        if len(files) == 1:
+            return [self.may_read(source, *files[0])]
+        asked = [number for number, (path, _) in enumerate(files) if path_fault(path) is None]
+        paths, sops = [files[number][0] for number in asked], [files[number][1] for number in asked]
+        parameters: dict[str, Any] = {"source": source, "groups": self.groups, "numbers": asked}
+        parameters |= {"paths": paths, "sops": sops, "keys": Keys(file_key(source, path) for path in paths)}
+        found = dict(super().query(statements.MAY_READ_EACH, parameters))
+        return [found.get(number, False) for number in range(len(files))]
 
     def query(self, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
         """Run one idempotent statement, in a transaction in the name of the groups, and return its rows."""

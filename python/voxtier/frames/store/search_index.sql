@@ -129,9 +129,11 @@ BEGIN
             IS DISTINCT FROM
             (n.size, n.mtime_ns, n.ctime_ns, n.inode, n.etag,
                 n.sop_instance_uid, n.series_instance_uid, n.study_instance_uid);
+        -- Files without UIDs are in no search: they are never in it.
         UPDATE voxtier_search.source AS s SET is_complete = false
         WHERE s.is_complete AND s.source_id = of_source AND EXISTS (
-            SELECT FROM gone AS o WHERE o.source_id = of_source
+            SELECT FROM added AS o WHERE o.source_id = of_source AND o.study_instance_uid IS NOT NULL
+                AND o.series_instance_uid IS NOT NULL AND o.sop_instance_uid IS NOT NULL
                 AND NOT EXISTS (SELECT FROM voxtier_search.instance AS i WHERE i.key = o.key));
     END LOOP;
     RETURN NULL;

@@ -149,6 +149,12 @@ FROM unnest(%s::uuid[]) AS given (key) JOIN voxtier.file AS f USING (key)
 # In the name of a user's groups, until the transaction ends.
 SET_GROUPS = "SELECT set_config('voxtier.groups', %s::text[]::text, true)"
 MAY_READ = "SELECT voxtier.groups_may_read(%(key)s, %(source)s, %(path)s, %(sop)s, %(groups)s::text[])"
+# Not for one file: see `GET_MANY`.
+MAY_READ_EACH = """
+SELECT number, voxtier.groups_may_read(key, %(source)s, path, sop, %(groups)s::text[])
+FROM unnest(%(numbers)s::int[], %(keys)s::uuid[], %(paths)s::text[], %(sops)s::text[])
+    AS given (number, key, path, sop)
+"""
 
 # Whether paths are named by which groups may see what lies there, whatever instance it is.
 NAMES_PATHS = """

@@ -4,12 +4,12 @@ pub mod catalogue;
 pub mod objects;
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::source::{FileSource, Fingerprint, Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom::{self, Begin};
-use crate::frames::table::Verify;
+use crate::frames::table::{Status, Verify};
 use crate::gateway::jobs::Jobs;
 
 /// Time for which a path is taken to name the file that it named last.
@@ -45,6 +45,10 @@ pub struct Opened {
     pub transfer_syntax: String,
     /// What the file lacks at its begin.
     pub begin: Begin,
+    /// Whether the file ends before its frames do.
+    pub is_cut: bool,
+    /// The name of the file itself, where its path leads to it by a link.
+    pub own_name: Option<String>,
     /// Device and inode of a file.
     inode: Option<(u64, u64)>,
 }
@@ -58,6 +62,8 @@ pub struct Member {
     pub uid: String,
     /// Its study and series: see [`uid`]; `None` where any series will do.
     pub place: (u128, Option<u128>),
+    /// Files behind links that the request may see, by their own names; `None` where it may see all.
+    pub shown: Option<Arc<HashSet<String>>>,
 }
 
 /// A number for a UID of a file.
@@ -77,13 +83,18 @@ impl Roots {
         Self { folders, jobs }
     }
 
-    /// Opens an object that is a root, or lies below a prefix. Keys have no `..`: no client asks for them.
-    fn open_object(&self, address: &str) -> Result<Object> {
+    /// Whether a path or an address lies below a root by its letters.
+    pub fn hold(&self, name: &str) -> bool {
         let is_below = |root: &PathBuf| {
-            let rest = root.to_str().and_then(|root| address.strip_prefix(root.trim_end_matches('/')));
+            let rest = root.to_str().and_then(|root| name.strip_prefix(root.trim_end_matches('/')));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        if !self.folders.is_empty() && !self.folders.iter().any(is_below) {
+        self.folders.is_empty() || self.folders.iter().any(is_below)
+    }
+
+    /// Opens an object that is a root, or lies below a prefix. Keys have no `..`: no client asks for them.
+    fn open_object(&self, address: &str) -> Result<Object> {
+        if !self.hold(address) {
             return Err(Error::not_there("the object lies outside of the prefixes that are served"));
         }
         Object::open(&self.jobs, address)
@@ -229,12 +240,13 @@ impl Files {
 /// # Errors
 /// As [`Files::take`].
 pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
-    let (source, inode) = if is_address(path) {
-        (Served::Object(roots.open_object(path)?), None)
+    let (source, inode, own_name) = if is_address(path) {
+        (Served::Object(roots.open_object(path)?), None, None)
     } else {
         let file = FileSource::new(roots.open(path)?)?;
         let stat = rustix::fs::fstat(file.fd()).map_err(std::io::Error::from)?;
-        (Served::File(file), Some(inode_of(&stat)))
+        let own_name = own_name(path, file.fd());
+        (Served::File(file), Some(inode_of(&stat)), own_name)
     };
     let (table, begin) = match &source {
         Served::File(file) => {
@@ -268,8 +280,22 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         instance_uid: table.image.sop_instance_uid.to_string(),
         transfer_syntax: table.transfer_syntax_uid.to_string(),
         begin,
+        is_cut: table.status == Status::Truncated,
+        own_name,
         inode,
     })
+}
+
+/// The name of an open file, links resolved, whatever its path has come to name; `None` where that is its path.
+fn own_name(path: &str, file: impl AsFd) -> Option<String> {
+    let number = file.as_fd().as_raw_fd();
+    // On another system than Linux, the name that the path leads to now.
+    let name =
+        std::fs::read_link(format!("/proc/self/fd/{number}")).or_else(|_| Path::new(path).canonicalize());
+    let name = name.ok()?.to_string_lossy().into_owned();
+    // Replaced since it was opened.
+    let is_path = name == path || name.strip_suffix(" (deleted)") == Some(path);
+    (!is_path).then_some(name)
 }
 
 impl Member {
@@ -291,11 +317,17 @@ impl Member {
         Err(failure)
     }
 
-    /// Checks that a file holds the instance, in the study and series that were asked for.
+    /// Checks that a file holds the instance, in the study and series that were asked for, and may be seen.
     ///
     /// # Errors
-    /// `changed_during_read` where it holds another one now.
+    /// `changed_during_read` where it holds another one now; `io_error` as of a file that is gone where a link leads to
+    /// what may not be seen.
     pub fn check(&self, file: &Opened) -> Result<()> {
+        if let (Some(shown), Some(own_name)) = (&self.shown, &file.own_name)
+            && !shown.contains(own_name)
+        {
+            return Err(Error::not_there("a link leads to what the request may not see"));
+        }
         let (study, series) = self.place;
         if file.instance == uid(&self.uid)
             && file.study == study

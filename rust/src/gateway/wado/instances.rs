@@ -4,7 +4,6 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::conditional::Single;
 use super::{Found, refusal_of};
-use crate::base::source::Source;
 use crate::gateway::access::Scope;
 use crate::gateway::http::parts::whole_file;
 use crate::gateway::http::request::Request;
@@ -24,17 +23,13 @@ impl Worker {
         if level.instance.is_empty() {
             return self.many_instances(&ranges, scope, level).await;
         }
-        let found = match self.find(scope, level).await {
+        let found = match self.find_unchanged(scope, level).await {
             Ok(found) => found,
             Err(refusal) => return refusal,
         };
         let Some(form) = instance_form(&ranges, Some(&found.file.transfer_syntax)) else {
             return stored_otherwise(&found.file.transfer_syntax);
         };
-        if let Err(error) = found.file.source.check_unchanged() {
-            self.forget(&found.path);
-            return refusal_of(&error);
-        }
         whole(request, &found, form.is_multipart)
     }
 

@@ -10,12 +10,14 @@ mod metadata;
 mod object;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::source::Source;
+use crate::base::source::{Source, is_address};
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::memory::cache::{look_up, request};
@@ -67,7 +69,8 @@ impl Worker {
         let name = scope.name(level.instance);
         if let Some(path) = self.shared.catalogue.path(name) {
             match self.look_at(scope, level, &path).await? {
-                Copy::Here(found) => return Ok(found),
+                Copy::Here(found) if self.is_best_known(name, &found) => return Ok(found),
+                Copy::Here(_) => {}
                 // Another copy of it may be of this study, or for these groups.
                 Copy::Hidden => {}
                 // The file is gone, or another instance lies there now: the index may know a second copy.
@@ -82,6 +85,7 @@ impl Worker {
         let name = scope.name(level.instance);
         if let Some(path) = self.shared.catalogue.path(name)
             && let Copy::Here(found) = self.look_at(scope, level, &path).await?
+            && self.is_best_known(name, &found)
         {
             return Ok(found);
         }
@@ -90,13 +94,16 @@ impl Worker {
             match self.look_at(scope, level, &path).await? {
                 Copy::Here(found) => {
                     self.shared.catalogue.put(name, &path);
+                    if found.file.is_cut {
+                        self.shared.best_known.note(name);
+                    }
                     return Ok(found);
                 }
                 Copy::Hidden | Copy::Replaced => {}
                 Copy::Failed(error) => {
                     // What its file is like is told to nobody whom the index may not show it, or shows another file.
                     let is_told = scope.groups.is_none()
-                        || is_out_of_reach(&error) && self.may_read(scope, &path, level.instance).await?;
+                        || is_out_of_reach(&error) && self.may_read(scope, [&*path], level.instance).await?;
                     // One that may be good says more than one that is not.
                     if is_told && !failure.as_ref().is_some_and(is_out_of_reach) {
                         failure = Some(error);
@@ -105,6 +112,28 @@ impl Worker {
             }
         }
         Err(failure.map_or_else(|| not_found(NO_INSTANCE), |error| refusal_of(&error)))
+    }
+
+    /// Whether no copy is better than one, as far as is known: of one that is cut off the index is asked now and then.
+    fn is_best_known(&self, name: u128, found: &Found) -> bool {
+        !found.file.is_cut || self.shared.best_known.holds(name)
+    }
+
+    /// As [`Self::find`]; a file that was written anew, renamed or linked since it was opened is opened again.
+    ///
+    /// # Errors
+    /// As [`Self::find`]; that of a file that changes all the time.
+    async fn find_unchanged(&self, scope: &Scope<'_>, level: Level<'_>) -> Result<Found, Response> {
+        let mut found = self.find(scope, level).await?;
+        for _ in 1..ATTEMPTS {
+            if found.file.source.check_unchanged().is_ok() {
+                return Ok(found);
+            }
+            self.forget(&found.path);
+            found = self.find(scope, level).await?;
+        }
+        found.file.source.check_unchanged().map_err(|error| refusal_of(&error))?;
+        Ok(found)
     }
 
     /// The paths of an instance that the index shows to a request, the best first.
@@ -127,11 +156,16 @@ impl Worker {
             Ok(_) => return Ok(Copy::Replaced),
             Err(error) => return Ok(Copy::Failed(error)),
         };
-        let is_seen = belongs(&file, level) && self.may_read(scope, path, level.instance).await?;
+        let is_seen = belongs(&file, level) && {
+            // A file behind a link is shown under its own name as well.
+            let names = std::iter::once(&**path).chain(file.own_name.as_deref());
+            self.may_read(scope, names, level.instance).await?
+        };
         Ok(if is_seen { Copy::Here(Found { path: path.clone(), file }) } else { Copy::Hidden })
     }
 
-    /// Answers from another copy of an instance, as the file that was found is at fault; says what its fault is where
+    /// Answers from the file as it is now where it has changed, or from another copy of an instance, as the file that was
+    /// found is at fault; says what its fault is where
     /// no other copy gives more, of which the index is asked now and then.
     async fn by_another_copy(
         &self,
@@ -141,6 +175,14 @@ impl Worker {
         answer: impl AsyncFn(&Found) -> Result<Response, Error>,
     ) -> Response {
         let name = scope.name(level.instance);
+        if error.kind == ErrorKind::ChangedDuringRead {
+            self.forget(&found.path);
+            if let Ok(Copy::Here(again)) = self.look_at(scope, level, &found.path).await
+                && let Ok(response) = answer(&again).await
+            {
+                return response;
+            }
+        }
         let work = async {
             // Another request may have looked meanwhile, and found a copy or none.
             if self.shared.in_vain.holds(name) {
@@ -177,19 +219,69 @@ impl Worker {
         self.files.take(path).await
     }
 
-    /// Whether the groups of a request may read a file. Nothing is remembered: a right that is withdrawn ends
-    /// with the next request.
-    async fn may_read(&self, scope: &Scope<'_>, path: &str, instance: &str) -> Result<bool, Response> {
+    /// Whether the groups of a request may read a file under all of its names. Nothing is remembered: a right that is
+    /// withdrawn ends with the next request.
+    async fn may_read(
+        &self,
+        scope: &Scope<'_>,
+        names: impl IntoIterator<Item = &str>,
+        instance: &str,
+    ) -> Result<bool, Response> {
         let Some(groups) = &scope.groups else { return Ok(true) };
-        let question = Question::Right {
-            source: scope.source.to_owned(),
-            path: path.to_owned(),
-            uid: instance.to_owned(),
-            groups: groups.clone(),
+        let files = names.into_iter().map(|name| (name.to_owned(), instance.to_owned())).collect();
+        let asked = self.rights(scope, groups, files, self.shared.settings.index_time);
+        Ok(Box::pin(asked).await?.into_iter().all(|may| may))
+    }
+
+    /// Whether groups may read each of some files, given by path and SOP Instance UID.
+    async fn rights(
+        &self,
+        scope: &Scope<'_>,
+        groups: &[String],
+        files: Vec<(String, String)>,
+        limit: Duration,
+    ) -> Result<Vec<bool>, Response> {
+        let (source, groups, count) = (scope.source.to_owned(), groups.to_vec(), files.len());
+        let question = Question::Rights { source, files, groups };
+        let take = |answer| match answer {
+            Answer::Rights(rights) if rights.len() == count => Some(rights),
+            _ => None,
         };
-        let right = |answer| if let Answer::Right(may) = answer { Some(may) } else { None };
-        let asked = self.shared.jobs.ask_for(question, self.shared.settings.index_time, right);
-        Box::pin(asked).await.map_err(|why| unavailable(&why))
+        let asked = self.shared.jobs.ask_for(question, limit, take).await;
+        asked.map_err(|why| unavailable(&why))
+    }
+
+    /// Leaves out the paths that lead by a link to what groups may not see, and the instances that have no others.
+    async fn behind_links(
+        &self,
+        scope: &Scope<'_>,
+        groups: &[String],
+        files: Vec<(String, Vec<String>)>,
+    ) -> Result<(Vec<(String, Vec<String>)>, HashSet<String>), Response> {
+        // Where it cannot be told where a path leads to, it cannot be opened either.
+        let named = move || {
+            let all = files.iter().flat_map(|(uid, paths)| paths.iter().map(move |path| (uid, path)));
+            let led = all.filter_map(|(uid, path)| {
+                let own = if is_address(path) { None } else { Path::new(path).canonicalize().ok() }?;
+                let own = own.to_string_lossy().into_owned();
+                (own != *path).then(|| (path.clone(), (own, uid.clone())))
+            });
+            let led: HashMap<String, (String, String)> = led.collect();
+            Ok((files, led))
+        };
+        let (mut files, led) = blocking(named).await.map_err(|error| refusal_of(&error))?;
+        if led.is_empty() {
+            return Ok((files, HashSet::new()));
+        }
+        let asked: Vec<(String, String)> = led.values().cloned().collect();
+        let rights = self.rights(scope, groups, asked.clone(), self.shared.settings.index_time * 10).await?;
+        let shown = asked.into_iter().zip(rights).filter(|(_, may)| *may);
+        let shown: HashSet<String> = shown.map(|((own, _), _)| own).collect();
+        for (_, paths) in &mut files {
+            paths.retain(|path| led.get(path).is_none_or(|(own, _)| shown.contains(own)));
+        }
+        files.retain(|(_, paths)| !paths.is_empty());
+        Ok((files, shown))
     }
 
     /// The instances of a study or series that a request may see, as the index says.
@@ -209,15 +301,23 @@ impl Worker {
         let place = (uid(level.study), (!level.series.is_empty()).then(|| uid(level.series)));
         let files = |answer| if let Answer::Files(files) = answer { Some(files) } else { None };
         let asked = self.shared.jobs.ask_for(question, self.shared.settings.index_time * 10, files).await;
-        let files = asked.map_err(|why| unavailable(&why))?;
+        let mut files = asked.map_err(|why| unavailable(&why))?;
+        let mut shown = None;
+        if let Some(groups) = &scope.groups {
+            let of_links;
+            (files, of_links) = Box::pin(self.behind_links(scope, groups, files)).await?;
+            shown = Some(Arc::new(of_links));
+        }
         if files.is_empty() {
             return Err(not_found("the source holds no such study or series"));
         }
-        Ok(files.into_iter().map(|(uid, paths)| Member { paths, uid, place }).collect())
+        let member = |(uid, paths)| Member { paths, uid, place, shown: shown.clone() };
+        Ok(files.into_iter().map(member).collect())
     }
 
     /// Keeps the rows of an answer, and returns the paths of those that hold an instance, as the index says: by path,
-    /// those that are cut off, and last those whose frames are refused, behind the others. Of each other instance the first of its paths is noted.
+    /// those that are cut off, and last those whose frames are refused, behind the others. Of each other instance the
+    /// first path of a whole copy is noted.
     fn remember(&self, scope: &Scope<'_>, rows: &[u8], instance: &str) -> Vec<Arc<str>> {
         let mut rest = rows;
         let (mut copies, mut others) = (BTreeSet::new(), HashMap::<&str, (u8, &str)>::new());
@@ -225,6 +325,9 @@ impl Worker {
         let _ = self.shared.cache.put_rows(rows, Class::Normal);
         while let Ok(Some(row)) = next_row(&mut rest) {
             let Ok(Row { path, sop_instance_uid: held, outcome, .. }) = row else { continue };
+            if !self.shared.roots.hold(path) {
+                continue;
+            }
             let harm = match &outcome {
                 Ok(table) => u8::from(table.status == Status::Truncated),
                 Err(_) => 2,
@@ -236,7 +339,8 @@ impl Worker {
                 others.entry(held).and_modify(|first| *first = place.min(*first)).or_insert(place);
             }
         }
-        for (held, (_, path)) in others {
+        // Of one that is harmed there may be a better copy, whose row was left out of a long series.
+        for (held, (_, path)) in others.into_iter().filter(|(_, (harm, _))| *harm == 0) {
             self.shared.catalogue.put(scope.name(held), path);
         }
         copies.into_iter().map(|(_, path)| path.into()).collect()

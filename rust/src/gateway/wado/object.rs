@@ -1,8 +1,6 @@
 //! `/wado`: one instance, named by the query (WADO-URI, PS3.18 9).
 
 use super::instances::whole;
-use super::refusal_of;
-use crate::base::source::Source;
 use crate::gateway::access::Scope;
 use crate::gateway::http::request::Request;
 use crate::gateway::http::response::Response;
@@ -38,7 +36,7 @@ impl Worker {
             return Response::refusal(406, "not_acceptable", "instances are sent as application/dicom");
         }
         let level = Level { study: &study, series: &series, instance: &instance };
-        let found = match self.find(scope, level).await {
+        let found = match self.find_unchanged(scope, level).await {
             Ok(found) => found,
             Err(refusal) => return refusal,
         };
@@ -46,10 +44,6 @@ impl Worker {
         if !(syntax.is_empty() || syntax == stored) {
             let detail = format!("the instance is stored as {stored}: ask for it, or give no transferSyntax");
             return Response::refusal(406, "not_acceptable", &detail);
-        }
-        if let Err(error) = found.file.source.check_unchanged() {
-            self.forget(&found.path);
-            return refusal_of(&error);
         }
         whole(request, &found, false)
     }

@@ -10,7 +10,6 @@ mod replay;
 mod row;
 mod slide;
 mod table_reader;
-mod unfilled;
 
 use pyo3::prelude::*;
 

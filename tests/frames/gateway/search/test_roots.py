@@ -14,7 +14,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from frames.gateway.conftest import Connect
-from frames.gateway.serving import Answer, index
+from frames.gateway.serving import Answer, Client, index
 from voxtier.frames import read_tables
 from voxtier.frames.gateway.search import search as search_module
 from voxtier.frames.gateway.search.query import parse
@@ -220,3 +220,25 @@ def test_resources_outside_of_the_roots_are_not_there(
     assert only["00100010"]["Value"] == [{"Alphabetic": "Open^0"}]
     assert len(ask(study).parts()) == 1
     assert ask(f"{study}/series/1.2.0.2/instances/1.2.0/frames/1").status == 200
+
+
+def test_a_copy_outside_of_the_roots_is_no_reason_of_a_refusal(
+    store: FrameStore, public: Path, tmp_path: Path, connect: Connect
+) -> None:
+    """Of one series, as a study that was given other UIDs for one of its levels only."""
+    inside, outside = public / "0.dcm", tmp_path / "private" / "0.dcm"
+    index(store, [write(outside, "1.2.0", "Secret", "1.2.77")])
+
+    def refusals(client: Client) -> list[bytes]:
+        found = []
+        for study, instance in (("1.2.0.1", "1.2.0"), ("1.2.77", "1.2.0"), ("1.2.77", "1.99")):
+            answer = client.get(f"/dicomweb/studies/{study}/series/1.2.0.2/instances/{instance}/metadata")
+            assert answer.status == 404
+            found.append(answer.body)
+        return found
+
+    inside.write_bytes(b"damaged")
+    with_copy = refusals(connect(roots=[public]))
+    store.delete("default", [str(outside)])
+    assert with_copy == refusals(connect(roots=[public]))
+    assert b"io_error" not in b"".join(with_copy)

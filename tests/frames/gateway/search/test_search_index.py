@@ -18,6 +18,7 @@ from voxtier.errors import ConfigError
 from voxtier.frames.gateway.search import search as search_module
 from voxtier.frames.gateway.search.query import parse
 from voxtier.frames.gateway.search.search import Search
+from voxtier.frames.indexing.run import FileIndexer, index_files
 from voxtier.frames.indexing.search import fill_search_index
 from voxtier.frames.store import search_index
 from voxtier.frames.store.grants import grants, search_grants
@@ -265,6 +266,23 @@ def test_a_damaged_file_keeps_no_search_from_the_search_index(
     assert [each.unread for each in made.sources()] == [2]
     assert answers(store) == by_headers
     assert len(asked) > 40
+
+
+@pytest.mark.usefixtures("files")
+def test_files_without_uids_keep_no_search_from_the_search_index(
+    store: FrameStore, tmp_path: Path, asked: list[str]
+) -> None:
+    """They are in no search, whatever is written to their rows: groups, by a rule."""
+    (tmp_path / "junk.dcm").write_bytes(b"no DICOM at all")
+    for _ in index_files(FileIndexer(store), [tmp_path / "junk.dcm"]):
+        pass
+    made = fill(store)
+    changed = "UPDATE voxtier.file SET allowed_groups = {} WHERE sop_instance_uid IS NULL RETURNING 1"
+    for groups in ("'{staff}'", "NULL"):
+        assert store.query(changed.format(groups), ()) == [(1,)]
+    assert made.is_complete("default")
+    answers(store, SOME[:1])
+    assert asked
 
 
 @pytest.mark.usefixtures("files")

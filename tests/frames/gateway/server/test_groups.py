@@ -141,6 +141,51 @@ def test_no_group_takes_the_copy_of_another(client: Client, store: FrameStore, t
         assert ask(client, f"{path}/frames/3", OTHERS, STAR).status == 404
 
 
+@pytest.mark.parametrize("link", ["file", "folder"])
+def test_a_link_shows_nothing_of_what_its_file_may_not(
+    client: Client, store: FrameStore, tmp_path: Path, link: str
+) -> None:
+    """The row of the link is open to all: neither the one who wrote it nor SQL sees that it is one."""
+    led = tmp_path / "open" / "link.dcm"
+    if link == "file":
+        led.symlink_to(tmp_path / "secret" / "a.dcm")
+    else:
+        (tmp_path / "open" / "current").symlink_to(tmp_path / "secret")
+        led = tmp_path / "open" / "current" / "a.dcm"
+    index(store, [led], SOURCE)
+    path, series = instance_path(STUDY, SERIES, SECRET), f"/dicomweb/studies/{STUDY}/series/{SERIES}"
+    named = f"/dicomweb/instances?SOPInstanceUID={SECRET}"
+    for _ in range(2):
+        for groups, seen in ((STAFF, [SECRET, OPEN]), (OTHERS, [OPEN])):
+            status = 200 if SECRET in seen else 404
+            for resource in (path, f"{path}/frames/2", f"{path}/metadata", f"{path}/bulkdata/7FE00010"):
+                answer = ask(client, resource, groups, STAR if "frames" in resource else "*/*")
+                assert answer.status == status, (groups, resource)
+            metadata = json.loads(ask(client, f"{series}/metadata", groups).body)
+            assert {each["00080018"]["Value"][0] for each in metadata} == set(seen)
+            assert len(ask(client, series, groups).parts()) == len(seen)
+            [found] = json.loads(ask(client, named, groups).body)
+            assert ("00080016" in found) == (SECRET in seen)  # of what is hidden the UIDs alone
+
+
+def test_a_study_of_links_to_what_is_hidden_is_not_there(
+    client: Client, store: FrameStore, dsn: str, tmp_path: Path
+) -> None:
+    hidden = write(tmp_path / "secret", "c", "1.20")
+    led = tmp_path / "open" / "link.dcm"
+    led.symlink_to(hidden)
+    index(store, [led], SOURCE)
+    with LakebaseUtils(dsn=dsn, uc_table_name=SOURCE) as lakebase:
+        lakebase.upsert_access_rule(SOURCE, "staff", path_prefix=str(tmp_path / "secret"))
+    (tmp_path / "open" / "b.dcm").unlink()
+    study = f"/dicomweb/studies/{STUDY}"
+    assert ask(client, f"{study}/metadata", STAFF).status == 200
+    held = json.loads(ask(client, f"{study}/metadata", STAFF).body)
+    assert {each["00080018"]["Value"][0] for each in held} == {SECRET, "1.20"}
+    refused = ask(client, f"{study}/metadata", OTHERS)
+    assert refused.status == 404
+
+
 def test_a_file_that_cannot_be_opened_now_is_told_to_those_who_see_it(client: Client, tmp_path: Path) -> None:
     file = tmp_path / "secret" / "a.dcm"
     file.unlink()

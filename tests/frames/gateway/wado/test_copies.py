@@ -20,6 +20,7 @@ from voxtier.frames.store.row import FoundFile
 from voxtier.frames.store.store import FrameStore
 
 STUDY_PATH = f"/dicomweb/studies/{STUDY}"
+WHOLE_FILE = {"Accept": "application/dicom"}
 WHOLE = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 
 
@@ -209,3 +210,67 @@ def test_a_good_copy_that_is_indexed_later_is_found(
     while (answer := client.frames(path, "3")).status != 200:
         assert time.monotonic() - begun < 60
     assert answer.parts()[0][1] == payload(3)
+
+
+def test_a_whole_copy_that_is_indexed_later_is_sent_whole(
+    connect: Connect, store: FrameStore, tmp_path: Path
+) -> None:
+    """Not only where a frame is missing: an instance that is cut off is 200, too."""
+    whole = write(tmp_path, "whole", "1.9")
+    content = whole.read_bytes()
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(content[:-20])
+    index(store, [cut])
+    client = connect()
+    path = f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    assert client.get(path, WHOLE_FILE).body == content[:-20]
+    index(store, [whole])
+    ends = time.monotonic() + 30
+    while client.get(path, WHOLE_FILE).body != content and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert client.get(path, WHOLE_FILE).body == content
+
+
+def relink(path: Path) -> None:
+    path.with_suffix(".link").unlink(missing_ok=True)
+    os.link(path, path.with_suffix(".link"))
+
+
+def change_mode(path: Path) -> None:
+    path.chmod(path.stat().st_mode ^ 0o004)
+
+
+@pytest.mark.parametrize("change", [change_mode, relink])
+def test_a_file_that_only_looks_changed_is_never_refused(
+    connect: Connect, store: FrameStore, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    file = write(tmp_path, "a", "1.9")
+    index(store, [file])
+    client = connect()
+    path = f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    query = f"/wado?requestType=WADO&studyUID={STUDY}&seriesUID={SERIES}&objectUID=1.9"
+    accepts = {path: "application/dicom", query: "application/dicom", f"{path}/metadata": "*/*"}
+    for resource, accept in accepts.items():
+        before = client.get(resource, {"Accept": accept})
+        time.sleep(0.02)  # two changes within one tick of the clock have one time
+        change(file)
+        again = client.get(resource, {"Accept": accept})
+        assert (before.status, again.status) == (200, 200), resource
+        assert again.body == before.body
+    assert client.get(f"{path}/bulkdata/7FE00010", {"Accept": "*/*"}).status == 200
+    change(file)
+    assert client.get(f"{path}/bulkdata/7FE00010", {"Accept": "*/*"}).status == 200
+
+
+def test_a_file_that_was_replaced_is_sent_as_it_is(
+    connect: Connect, store: FrameStore, tmp_path: Path
+) -> None:
+    file = write(tmp_path, "a", "1.9")
+    index(store, [file])
+    client = connect()
+    path = f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    for end in (b"1", b"2"):
+        assert client.get(path, WHOLE_FILE).status == 200
+        (tmp_path / "new").write_bytes(file.read_bytes()[:-1] + end)
+        (tmp_path / "new").rename(file)
+        assert client.get(path, WHOLE_FILE).body == file.read_bytes()

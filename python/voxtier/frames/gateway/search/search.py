@@ -7,6 +7,7 @@ are no part of them.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
@@ -44,6 +45,7 @@ from voxtier.frames.gateway.search.statements import (
 )
 from voxtier.frames.indexing.headers import is_state, read_indexed
 from voxtier.frames.serving.counters import Counters
+from voxtier.frames.sources.address import is_address
 from voxtier.frames.store.groups import GroupStore
 from voxtier.frames.store.search_index import (
     INDEXED_TAGS,
@@ -76,7 +78,8 @@ class Search:
     ----------
     roots : sequence of str
         Files, folders and prefixes of stores: nothing is told of files outside; empty for all. Of a file
-        below whose link leads out, its UIDs are told alone.
+        below whose link leads out, its UIDs are told alone; so it is with groups and a link to what they may
+        not see.
     """
 
     def __init__(self, roots: Sequence[str] = ()) -> None:
@@ -215,6 +218,8 @@ class _HeaderSearch:
         self._asked = store if groups is None else GroupStore(store, groups)
         self._deadline = monotonic() + _LONGEST
         self._number = next(searches.headers.numbers)
+        # Of files behind links, by their own names and instances.
+        self._seen: dict[tuple[str, str], bool] = {}
         self._rescued: dict[tuple[File, Row, frozenset[str]], Header] = {}
         # Headers that the search needs, as far as it knows, and those that it is through with.
         self._needed = self._done = 0
@@ -323,6 +328,8 @@ class _HeaderSearch:
 
         Of what is kept no tag is read again and again: it is kept with those that are asked for now.
         """
+        if not self._may_see(file):
+            return {}
         headers = self._searches.headers
         kept = headers.get(file, self._number)
         if not kept or not (further <= kept.keys() or "all" in kept):
@@ -340,6 +347,18 @@ class _HeaderSearch:
                 self._is_all_kept &= headers.put(file, kept, self._number)
         is_wanted = (INDEXED_TAGS | further).__contains__
         return {tag: each for tag, each in kept.items() if each and ("all" in further or is_wanted(tag))}
+
+    def _may_see(self, file: File) -> bool:
+        """Return whether the groups see a file under its own name too, where a link leads to it.
+
+        The index knows no links.
+        """
+        if not isinstance(self._asked, GroupStore) or is_address(file.path):
+            return True
+        name = os.path.realpath(file.path)
+        if name != file.path and (name, file.instance) not in self._seen:
+            self._seen[name, file.instance] = self._asked.may_read(self._source, name, file.instance)
+        return self._seen.get((name, file.instance), True)
 
     def _check_time(self) -> None:
         if monotonic() <= self._deadline:

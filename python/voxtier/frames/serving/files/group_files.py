@@ -79,6 +79,6 @@ class GroupFiles(OpenFiles):
 
         def question(store: FrameStore) -> bool:
             assert isinstance(store, GroupStore)
-            return all(store.may_read(self._source, name, instance) for name in names)
+            return all(store.may_read_each(self._source, [(name, instance) for name in names]))
 
         return self._index.ask(question, awaits_start=True)

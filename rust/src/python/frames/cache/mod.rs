@@ -23,8 +23,8 @@ use crate::frames::memory::cache::{
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome};
 use crate::frames::table::{FrameTable, ItemsView, Layout, LayoutView};
+use crate::python::frames::frame_table::unfilled::Unfilled;
 use crate::python::frames::frame_table::{PyFrameTable, number};
-use crate::python::frames::unfilled::Unfilled;
 use crate::python::gil::Release;
 use crate::python::sources::{State, state_of, with_source};
 

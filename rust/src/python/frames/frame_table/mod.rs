@@ -1,5 +1,7 @@
 //! `FrameTable`, `read_table` and `read_frame`.
 
+pub(super) mod unfilled;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::OnceLock;
 
@@ -18,8 +20,8 @@ use crate::dicom::{self, PARSER_VERSION};
 use crate::frames::notes::Note;
 use crate::frames::table::{FrameTable, Items, Layout, Method, Verify};
 use crate::frames::{packed, record};
-use crate::python::frames::unfilled::Unfilled;
 use crate::python::sources::with_source;
+use unfilled::Unfilled;
 
 #[pyclass(frozen, module = "voxtier._core", name = "FrameTable")]
 pub struct PyFrameTable {
@@ -309,7 +311,7 @@ fn read_several<'py>(
             Some(places) => frames
                 .iter()
                 .zip(places)
-                .map(|(&frame, place)| dicom::read::read_frame_into(source, table, frame, place))
+                .map(|(&frame, place)| dicom::read::fill::read_frame_into(source, table, frame, place))
                 .collect(),
             None => frames
                 .iter()

@@ -4,7 +4,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::dicom::fill::length;
+use crate::dicom::read::fill::length;
 use crate::frames::table::FrameTable;
 
 /// The `bytes` of some frames, which Python does not see before they are filled.

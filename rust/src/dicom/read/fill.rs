@@ -2,10 +2,10 @@
 
 use rustix::io::IoSliceMut;
 
-use super::pixel_data::before::Before;
-use super::read::prefetch;
-use crate::base::error::Result;
+use super::{FrameBytes, other_content, prefetch, read_touched};
+use crate::base::error::{ErrorKind, Result};
 use crate::base::source::{Source, read_exact_into};
+use crate::dicom::pixel_data::before::Before;
 use crate::frames::table::{FrameTable, OffsetsIn};
 
 /// Payloads that are read by one request of the system, which takes at most 1,024 buffers: each has two.
@@ -55,7 +55,7 @@ impl Part<'_> {
 /// header stands before one of them than the table says: the table is wrong, and what the places hold no frame.
 ///
 /// # Errors
-/// As [`super::read::read_frame`].
+/// As [`super::read_frame`].
 pub fn fill(
     source: &dyn Source,
     table: &FrameTable,
@@ -94,4 +94,25 @@ pub fn fill(
     // Bytes of a file that changed while it was read are not returned.
     source.check_unchanged()?;
     Ok(true)
+}
+
+/// As [`super::read_frame`], into memory that was made for the frame: see [`fill`]. Returns its bytes where they are others,
+/// as after a change of the file's name.
+///
+/// # Errors
+/// As [`super::read_frame`].
+pub fn read_frame_into(
+    source: &dyn Source,
+    table: &FrameTable,
+    index: usize,
+    place: &mut [u8],
+) -> Result<Option<FrameBytes>> {
+    match fill(source, table, &[index], vec![place]) {
+        Ok(true) => Ok(None),
+        Ok(false) => Err(other_content()),
+        Err(error) if error.kind == ErrorKind::ChangedDuringRead => {
+            read_touched(source, table, index)?.map(Some).ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -1,8 +1,9 @@
 //! Reads the bytes of a frame by its table.
 
+pub mod fill;
+
 use std::ops::Deref;
 
-use super::fill::fill;
 use super::pixel_data::before::Before;
 use super::pixel_data::{align, codec};
 use super::{ATTEMPTS, inflate, part10, read_table};
@@ -70,27 +71,6 @@ pub fn read_frame(source: &dyn Source, table: &FrameTable, index: usize) -> Resu
         Ok(None) => Err(other_content()),
         Err(error) if error.kind == ErrorKind::ChangedDuringRead => {
             read_touched(source, table, index)?.ok_or(error)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// As [`read_frame`], into memory that was made for the frame: see [`fill`]. Returns its bytes where they are others,
-/// as after a change of the file's name.
-///
-/// # Errors
-/// As [`read_frame`].
-pub fn read_frame_into(
-    source: &dyn Source,
-    table: &FrameTable,
-    index: usize,
-    place: &mut [u8],
-) -> Result<Option<FrameBytes>> {
-    match fill(source, table, &[index], vec![place]) {
-        Ok(true) => Ok(None),
-        Ok(false) => Err(other_content()),
-        Err(error) if error.kind == ErrorKind::ChangedDuringRead => {
-            read_touched(source, table, index)?.map(Some).ok_or(error)
         }
         Err(error) => Err(error),
     }
