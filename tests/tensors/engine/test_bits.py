@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import dataclasses
 import gzip
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,25 @@ def test_what_the_engine_does_not_take_goes_through_monai(
     path = write(tmp_path / "a.nii.gz", **options)
     with pytest.raises(EngineLimitError, match=reason):
         Engine(configured_pipeline(build_transforms(PROCESSING), PROCESSING)).fuse({"image": path})
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "engine"),
+    [
+        ("a.nii.bz2", bz2.compress, "stock(a file of type .bz2)"),
+        ("A.NII.GZ", gzip.compress, "fused"),
+        ("A.NII", bytes, "fused"),
+    ],
+)
+def test_a_packed_file_is_unpacked_or_left_to_monai(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes], engine: str
+) -> None:
+    plain = write(tmp_path / "plain.nii", dtype=np.uint8)  # noise, of which bzip2 makes more bytes
+    path = tmp_path / name
+    path.write_bytes(pack(plain.read_bytes()))
+    item, outcome = make(path)
+    assert outcome.label() == engine
+    assert np.array_equal(fuzz.bits(item["image"]), fuzz.bits(make(plain)[0]["image"]))
 
 
 def test_damaged_files_raise_what_monai_raises(tmp_path: Path) -> None:

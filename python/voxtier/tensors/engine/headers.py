@@ -33,7 +33,7 @@ class Header:
 def read_header(path: Path) -> Header | None:
     """Read the header of a NIfTI-1 file, or return None where there is none."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             content = stream.read(HEADER_BYTES)
         size = path.stat().st_size
     except (OSError, EOFError, zlib.error):  # the last for a damaged gzip file

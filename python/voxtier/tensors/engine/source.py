@@ -111,6 +111,8 @@ def _source(path: Path, image: Any) -> Source:
     if element not in ELEMENTS:
         raise EngineLimitError(f"voxels of type {element}")
     name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):  # NiBabel also opens .bz2 and .zst
+        raise EngineLimitError(f"a file of type {path.suffix}")
     is_gzipped = name.endswith(".gz")
     most = path.stat().st_size * (MOST_BYTES_PER_BYTE if is_gzipped else 1)
     if math.prod(shape) * stored.itemsize > most:  # before any table is made for such axes
