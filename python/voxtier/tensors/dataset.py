@@ -25,6 +25,7 @@ from voxtier.errors import ConfigError, NotLoadedError, SourceError
 from voxtier.tensors.claims import Claim, wait_for
 from voxtier.tensors.engine.checked import engine_of
 from voxtier.tensors.engine.pipelines import find_pipeline
+from voxtier.tensors.engine.source import find_damage
 from voxtier.tensors.identity.sharing import is_small, refuse_other, refuse_shared
 from voxtier.tensors.saving import load_safely, reason_of, refusal, save_checked
 from voxtier.tensors.states import DAMAGED, LOADABLE, UNREADABLE
@@ -76,6 +77,7 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
       label beside the image, the core computes these, to the same bits (`find_pipeline` says which). They
       stand in a `Compose` of MONAI: a subclass, such as `SomeOf`, may do anything with them. Without a
       ``cache_dir`` MONAI computes all, since items then keep the history that `Invertd` needs.
+    - An image whose gzip stream the core finds damaged, and MONAI does not, is made by MONAI, with a warning.
 
     Parameters
     ----------
@@ -176,9 +178,17 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
             return super()._pre_transform(item_transformed)
         if not isinstance(item_transformed.get("image"), str | Path):
             return super()._pre_transform(item_transformed)
-        made, _ = engine_of(pipeline).make(
+        made, outcome = engine_of(pipeline).make(
             item_transformed, lambda: super(HealingPersistentDataset, self)._pre_transform(item_transformed)
         )
+        if outcome.reason == "bad_deflate":
+            for key in pipeline.load.keys:
+                if damage := find_damage(Path(item_transformed[key])):
+                    warnings.warn(
+                        f"{item_transformed[key]}: {damage}; MONAI looks at no checksum, and made the item of"
+                        " what can be inflated",
+                        stacklevel=2,
+                    )
         return made
 
     def set_transform_hash(self, hash_xform_func: Callable[..., bytes]) -> None:

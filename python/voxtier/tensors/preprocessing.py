@@ -41,7 +41,7 @@ def preprocess(
         A NIfTI file.
     config : Config or path-like
         The configuration, or its file.
-    accept : one or several of {"constant", "nan", "4d", "affine"}
+    accept : one or several of {"constant", "nan", "4d", "affine", "damaged"}
         What does not keep the tensor from being made, as ``--accept`` of ``voxtier tensors generate``.
 
     Returns

@@ -21,6 +21,7 @@ UNREADABLE = frozenset({"io_error", "unknown"})
 """The surroundings failed, not the file, as in ``voxtier.errors.ENVIRONMENT_KINDS``: it is left alone."""
 LOADABLE = INTACT | {"ok_no_crc", "compressed_storage", "not_weights_only", "legacy_format"}
 """`load_safely` gives the values that were saved, unless `refusal` says why not."""
-FINDINGS = ("constant", "nan", "4d", "affine")
+FINDINGS = ("constant", "nan", "4d", "affine", "damaged")
 """What keeps a tensor from being made unless it is accepted: all voxels equal, voxels that are NaN or
-infinite, several time points or channels, an affine that maps the volume to a plane."""
+infinite, several time points or channels, an affine that maps the volume to a plane, a gzip stream that its
+checksum calls damaged."""

@@ -16,12 +16,19 @@ import pytest
 
 pytest.importorskip("monai")
 
+from monai.transforms import Compose
+
 from tensors.engine import fuzz
-from voxtier.errors import EngineLimitError
+from tensors.making.project import Project
+from voxtier.errors import ConfigError, EngineLimitError
+from voxtier.tensors import preprocess
+from voxtier.tensors.dataset import HealingPersistentDataset
+from voxtier.tensors.engine import source
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.pipelines import configured_pipeline
+from voxtier.tensors.engine.source import find_damage
 from voxtier.tensors.identity.config import ImageProcessing
-from voxtier.tensors.identity.pipeline import build_transforms
+from voxtier.tensors.identity.pipeline import build_head, build_transforms
 
 PROCESSING = ImageProcessing((1.5, 1.5, 3.0), (9, 8, 7), -1000, 1000, "LPS", -1.0, 1.0, "float32")
 STRAIGHT = np.diag([-1.4, -1.4, 2.8, 1.0])
@@ -273,6 +280,69 @@ def test_damaged_gzip_files_give_what_monai_gives(tmp_path: Path) -> None:
         outcomes[name] = judge(path)
     assert outcomes["cut"].startswith("error")
     assert outcomes["two-members"] == "fused"
+
+
+DAMAGED = {"wrong-crc", "wrong-size", "damaged-second-member"}
+"""Of `ZIPPED`, what MONAI makes and the checksums contradict."""
+
+
+@pytest.mark.parametrize("name", ZIPPED)
+def test_a_damaged_gzip_stream_is_refused_by_every_engine(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(ZIPPED[name])
+    config = dataclasses.replace(Project(tmp_path / "p", []).config, processing=PROCESSING)
+    try:
+        expected: Any = build_transforms(PROCESSING)({"image": path})["image"]
+    except Exception as error:
+        expected = type(error)
+    assert name not in DAMAGED or not isinstance(expected, type)
+    for engine in ("stock", "fused", "check"):
+        asked = dataclasses.replace(config, engine=engine)
+        if isinstance(expected, type):
+            with pytest.raises(expected):
+                preprocess(path, asked, accept="damaged")
+        else:
+            assert np.array_equal(fuzz.bits(preprocess(path, asked, accept="damaged")), fuzz.bits(expected))
+        if name in DAMAGED:
+            with pytest.raises(ConfigError, match=r"the gzip stream is .*accept=\('damaged',\) makes it"):
+                preprocess(path, asked)
+
+
+def test_flipped_bits_that_inflate_are_damage(tmp_path: Path) -> None:
+    path, plain = tmp_path / "a.nii.gz", tmp_path / "a.nii"
+    plain.write_bytes(PLAIN)
+    path.write_bytes(WHOLE)
+    assert [find_damage(each) for each in (plain, path)] == ["", ""]
+    for place in range(600, len(WHOLE), 7):
+        path.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 8]) + WHOLE[place + 1 :])
+        assert find_damage(path), place
+    for name in ("two-members", "member-of-nothing", "garbage", "zeros", "longer"):
+        path.write_bytes(ZIPPED[name])
+        assert find_damage(path) == "", name
+
+
+def test_padding_and_members_may_end_anywhere_in_a_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(WHOLE + bytes(5) + WHOLE + bytes(4) + WHOLE[:-2])
+    for piece in (1, 2, 3, 7, 64):
+        monkeypatch.setattr(source, "_PIECE", piece)
+        assert find_damage(path) == "the gzip stream is cut off"
+    path.write_bytes(WHOLE + bytes(5) + WHOLE + bytes(4) + WHOLE)
+    for piece in (1, 2, 3, 7, 64):
+        monkeypatch.setattr(source, "_PIECE", piece)
+        assert find_damage(path) == ""
+
+
+def test_a_dataset_warns_of_what_monai_makes_of_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(ZIPPED["wrong-crc"])
+    steps = Compose(build_head(PROCESSING, image_only=True))
+    dataset = HealingPersistentDataset([{"image": str(path)}], steps, tmp_path / "cache")
+    with pytest.warns(UserWarning, match=r"a\.nii\.gz: the gzip stream is damaged .*MONAI"):
+        made = dataset[0]["image"]
+    assert np.array_equal(fuzz.bits(made), fuzz.bits(steps({"image": str(path)})["image"]))
 
 
 def test_pairs_of_files_and_nifti_2(tmp_path: Path) -> None:

@@ -130,6 +130,21 @@ def test_a_second_run_needs_no_proof(tmp_path: Path) -> None:
     assert hashes(project.folder) == expected
 
 
+@pytest.mark.parametrize("engine", ["fused", "stock"])
+def test_no_tensor_is_made_of_a_damaged_raw_file_unless_it_is_accepted(tmp_path: Path, engine: str) -> None:
+    project = Project(tmp_path, names_of(3))
+    _, damaged, _ = project.put_raw_files()
+    content = bytearray(damaged.read_bytes())
+    content[-8] ^= 1  # its CRC-32, at which MONAI does not look
+    damaged.write_bytes(content)
+    result = project.run(engine=engine, clean_raw=True, workers=1)
+    assert (result.made, result.exit_code(), result.raw_files_removed) == (2, 3, 2)
+    assert damaged.exists()
+    assert "the gzip stream is damaged" in result.failed[project.names[1]]
+    assert "--accept damaged makes it" in result.failed[project.names[1]]
+    assert project.run(engine=engine, accepted=frozenset({"damaged"})).made == 1
+
+
 def test_plan_counts_oblique_volumes_and_the_command_says_who_made_what(tmp_path: Path) -> None:
     project = Project(tmp_path, names_of(3))
     project.put_raw_files()

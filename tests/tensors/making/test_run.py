@@ -180,7 +180,7 @@ def test_implausible_volumes_are_named_and_their_raw_files_stay(tmp_path: Path) 
         made = preprocess(project.raw(name), config, accept=finding)
         kept = torch.load(project.final(name))["image"]
         assert torch.equal(made.view(torch.int32), kept.view(torch.int32))
-    with pytest.raises(ConfigError, match="accept knows constant, nan, 4d, affine, found holes"):
+    with pytest.raises(ConfigError, match="accept knows constant, nan, 4d, affine, damaged, found holes"):
         preprocess(raws[0], project.config, accept=["nan", "holes"])
 
 

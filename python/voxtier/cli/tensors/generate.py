@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--accept",
     default="",
-    help="Make tensors in spite of these findings, with commas: constant, nan, 4d, affine.",
+    help="Make tensors in spite of these findings, with commas: constant, nan, 4d, affine, damaged.",
 )
 @click.option(
     "--engine",

@@ -85,7 +85,7 @@ class Engine:
         except (
             FormatError,
             SourceError,
-        ) as error:  # damaged, or changed meanwhile: stock finds its own words
+        ) as error:  # damaged, or changed meanwhile: stock refuses it, or `make_stock` does
             return stock(), Outcome("stock", error.kind)
         except MemoryError:
             raise
