@@ -25,7 +25,7 @@ from voxtier.tensors.engine.plan import (
     move_metadata,
     orient,
 )
-from voxtier.tensors.engine.source import Source, load_headers
+from voxtier.tensors.engine.source import Source, is_singular, load_headers
 
 if TYPE_CHECKING:
     from voxtier.tensors.engine.pipelines import Pipeline
@@ -147,6 +147,8 @@ class Engine:
         written = np.asarray(nibabel.load(source.path).affine)  # type: ignore[attr-defined]
         if not np.array_equal(affine, written):
             raise EngineLimitError("an affine that MONAI changes")
+        if is_singular(affine):  # `make_stock` refuses it
+            raise EngineLimitError("an affine that maps the volume to a plane")
         return orient(self._pipeline.orientation, source.shape, affine)
 
     @staticmethod

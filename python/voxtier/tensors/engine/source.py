@@ -190,12 +190,17 @@ def make_stock(
         _refuse("damaged", damage, accepted, remedy)
     if image.shape[0] != 1:
         _refuse("4d", f"the volume has {image.shape[0]} time points or channels", accepted, remedy)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    is_regular = bool(np.isfinite(affine).all() and (lengths > 0).all())
-    if not is_regular or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+    if is_singular(affine):
         _refuse("affine", "the affine of the volume is singular", accepted, remedy)
     _check_numbers(image, "", accepted, remedy)
     return dict(transforms(loaded, start=1))
+
+
+def is_singular(affine: NDArray[Any]) -> bool:
+    """Whether a 4 x 4 affine maps a volume to a plane, or nearly so."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    is_regular = bool(np.isfinite(affine).all() and (lengths > 0).all())
+    return not is_regular or bool(abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6)
 
 
 def find_damage(path: Path) -> str:
