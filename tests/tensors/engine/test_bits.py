@@ -26,6 +26,7 @@ from voxtier.errors import EngineLimitError
 from voxtier.tensors.engine import checked, plan, rounding
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.pipelines import configured_pipeline
+from voxtier.tensors.engine.proofs import FULL_PRECISION
 from voxtier.tensors.engine.self_test import find_fault
 from voxtier.tensors.identity.config import ImageProcessing
 from voxtier.tensors.identity.pipeline import build_transforms
@@ -100,6 +101,87 @@ def test_without_onednn_the_engine_asks_torch_again(tmp_path: Path) -> None:
         stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         _, outcome = make(path, processing, is_checked=True)
         assert outcome.label() == "fused", outcome.difference
+
+
+def set_matmul(precision: str) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision(precision)
+    return stack
+
+
+def set_default(dtype: torch.dtype) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(dtype)
+    return stack
+
+
+def autocast(dtype: torch.dtype = torch.bfloat16) -> Any:
+    return torch.autocast("cpu", dtype=dtype)
+
+
+def test_each_setting_of_torch_that_decides_bits_is_a_state_of_its_own() -> None:
+    full = rounding.torch_state()
+    assert full.precision == FULL_PRECISION
+    settings: list[Callable[[], Any]] = [
+        lambda: set_matmul("high"),
+        lambda: set_matmul("medium"),
+        autocast,
+        lambda: autocast(torch.float16),
+        lambda: set_default(torch.float64),
+        lambda: torch.backends.mkldnn.flags(enabled=False),
+    ]
+    states = [full]
+    for setting in settings:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without oneDNN: of TF32 on GPUs
+            with setting():
+                states.append(rounding.torch_state())
+        assert rounding.torch_state() == full
+    assert len(set(states)) == len(states)
+
+
+def test_what_is_proved_in_full_precision_holds_in_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOXTIER_HOME", str(tmp_path / "home"))
+    processing = dataclasses.replace(PROCESSING, target_shape_dhw=(30, 31, 17))
+    transforms = build_transforms(processing)
+    item = {"image": write(tmp_path / "a.nii.gz", shape=(70, 66, 60))}
+
+    def stock() -> dict[str, Any]:
+        return dict(transforms(item))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = checked.CheckedEngine(configured_pipeline(transforms, processing))
+        outcomes = [engine.make(item, stock)[1] for _ in range(3)]
+        assert [each.is_checked for each in outcomes] == [True, True, False]
+        plain = fuzz.bits(stock()["image"])
+        for setting in (autocast, lambda: set_matmul("medium"), contextlib.nullcontext):
+            with setting():
+                expected = fuzz.bits(stock()["image"])
+                for each in (engine, checked.CheckedEngine(configured_pipeline(transforms, processing))):
+                    made, outcome = each.make(item, stock)
+                    assert np.array_equal(fuzz.bits(made["image"]), expected)
+                    if setting is not contextlib.nullcontext:
+                        assert outcome.engine == "stock" or outcome.is_checked
+                    else:
+                        assert outcome.label() == "fused"
+            assert setting is not autocast or not np.array_equal(expected, plain)
+
+
+def test_answers_of_torch_are_asked_for_again_in_another_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = rounding.torch_state()
+    rounding.ask_again_after_change(state)
+    cleared: list[int] = []
+    monkeypatch.setattr(rounding, "clear", lambda: cleared.append(1))
+    rounding.ask_again_after_change(state)
+    assert not cleared
+    rounding.ask_again_after_change(state._replace(precision="matmul medium"))
+    rounding.ask_again_after_change(state)
+    assert len(cleared) == 2
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def test_other_settings_software_or_machines_share_nothing(
         Proofs(dataclasses.replace(PROCESSING, clip_hu_max=999), home=tmp_path),
         kept(tmp_path, threads=2),
         kept(tmp_path, onednn=False),
+        kept(tmp_path, precision="matmul medium"),
         kept(tmp_path, pipeline="another"),
     ]
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")

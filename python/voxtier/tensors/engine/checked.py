@@ -12,13 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from voxtier.system.fork import after_fork_in_child
 from voxtier.tensors.engine.engine import Engine
 from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.engine.outcome import Outcome
-from voxtier.tensors.engine.proofs import EnginePolicy, Proofs
+from voxtier.tensors.engine.proofs import FULL_PRECISION, EnginePolicy, Proofs
+from voxtier.tensors.engine.rounding import TorchState, torch_state
 from voxtier.tensors.engine.self_test import find_fault
 
 if TYPE_CHECKING:
@@ -38,10 +37,9 @@ class CheckedEngine:
         self._engine = Engine(pipeline)
         self._pipeline = pipeline
         self._lock = threading.Lock()
-        self._policies: dict[tuple[int, bool], EnginePolicy] = {}
-        """By threads of torch and whether it uses oneDNN: a proof holds for one of them."""
+        self._policies: dict[TorchState, EnginePolicy] = {}
         self.fault = ""
-        """Why MONAI makes every volume; empty while the core is used."""
+        """What differed in a volume, since when MONAI makes every one; empty while the core is used."""
         after_fork_in_child(self._begin_child)
         self._policy()
 
@@ -53,22 +51,21 @@ class CheckedEngine:
 
     def _policy(self) -> EnginePolicy:
         """Return the policy of the process as it is now, after a self-test where nothing is proved yet."""
-        state = torch.get_num_threads(), bool(torch.backends.mkldnn.enabled)
+        state = torch_state()
         if state not in self._policies:
-            proofs = self._read_proofs(state[0], onednn=state[1])
+            proofs = self._read_proofs(state)
             policy = EnginePolicy("fused", proofs=proofs)
             if not policy.is_proved and not self.fault:
-                self.fault = find_fault(self._pipeline.processing)
-                if self.fault:
-                    self._warn()
+                fault = find_fault(self._pipeline.processing)
+                if fault:  # in other states of torch the core may be right
+                    policy = EnginePolicy("stock")
+                    _warn(fault, state)
             self._policies[state] = policy  # last: a child that is forked meanwhile tests for itself
         return self._policies[state]
 
-    def _read_proofs(self, threads: int, *, onednn: bool) -> Proofs | None:
+    def _read_proofs(self, state: TorchState) -> Proofs | None:
         try:
-            return Proofs(
-                self._pipeline.processing, pipeline=self._pipeline.text, threads=threads, onednn=onednn
-            )
+            return Proofs(self._pipeline.processing, pipeline=self._pipeline.text, **state._asdict())
         except Exception:  # no folder of the user's, for instance: every process proves itself
             return None
 
@@ -112,11 +109,13 @@ class CheckedEngine:
                 policy.settle(volume_class, mode, outcome)
         if outcome.difference:
             self.fault = f"core and MONAI differ in {item['image']}: {outcome.difference}"
-            self._warn()
+            _warn(self.fault)
         return made, outcome
 
-    def _warn(self) -> None:
-        warnings.warn(f"MONAI makes the tensors of this process, because {self.fault}", stacklevel=3)
+
+def _warn(fault: str, state: TorchState | None = None) -> None:
+    place = "" if state is None or state.precision == FULL_PRECISION else f" under {state.precision}"
+    warnings.warn(f"MONAI makes the tensors of this process{place}, because {fault}", stacklevel=4)
 
 
 @lru_cache(maxsize=8)

@@ -25,6 +25,7 @@ from voxtier.tensors.engine.plan import (
     move_metadata,
     orient,
 )
+from voxtier.tensors.engine.rounding import TorchState, ask_again_after_change, torch_state
 from voxtier.tensors.engine.source import Source, is_singular, load_headers
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Engine:
         FormatError, SourceError
             The file is damaged or cannot be read.
         """
-        pipeline = self._pipeline
+        pipeline, state = self._pipeline, torch_state()
+        ask_again_after_change(state)
         loaded, sources = load_headers(pipeline.load, item)
         for transform in pipeline.channel:
             loaded = transform(loaded)
@@ -129,7 +131,7 @@ class Engine:
         image: tuple[Oriented, Tables] | None = None
         for key, source in sources.items():
             oriented = self._orient(loaded[key], source)
-            place = oriented.shape, oriented.affine.tobytes(), torch.get_num_threads()
+            place = oriented.shape, oriented.affine.tobytes(), state
             tables = self._tables(*place, _label_shape(image, oriented) if image else None)
             voxels = torch.empty((1, *tables.size))  # torch's memory: its kernels follow
             self._compute(source, oriented, tables, voxels.view(-1).numpy(), resized=is_resized)
@@ -167,7 +169,7 @@ class Engine:
             raise EngineLimitError("constant" if is_constant else "NaN or infinite")
 
     def _make_tables(
-        self, shape: Shape, affine: bytes, threads: int, label: tuple[Shape | None] | None
+        self, shape: Shape, affine: bytes, state: TorchState, label: tuple[Shape | None] | None
     ) -> Tables:
         """Return the tables of an image; with ``label``, of a label spaced to the shape in it, if any."""
         matrix = np.frombuffer(affine, np.float64).reshape(4, 4).copy()
@@ -179,7 +181,7 @@ class Engine:
             pipeline.spacing,
             oriented,
             pipeline.processing,
-            threads=threads,
+            threads=state.threads,
             is_smoothed=pipeline.is_smoothed,
         )
 

@@ -37,9 +37,12 @@ KERNEL_VARIABLES = (
     "OMP_",
     "ONEDNN_",
     "OPENBLAS_",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "VOXTIER_CPU",
 )
 """How the names of variables begin that choose kernels of torch, of the libraries below it or of the core."""
+FULL_PRECISION = "full"
+"""`TorchState.precision` of a process that has set nothing, such as a worker of `generate`."""
 NO_SECONDS: dict[str, float] = {}
 _LONGEST_WAIT = 10.0  # seconds, for processes that write a few kilobytes each
 
@@ -151,6 +154,8 @@ class Proofs:
         Threads of torch in the process that makes tensors.
     onednn : bool
         Whether torch may use oneDNN there.
+    precision : str
+        `TorchState.precision` there.
     home : Path, optional
         Voxtier's folder; by default the user's. Without one nothing is kept.
     """
@@ -162,6 +167,7 @@ class Proofs:
         pipeline: str = "",
         threads: int = 1,
         onednn: bool = True,
+        precision: str = FULL_PRECISION,
         home: Path | None = None,
     ) -> None:
         home = home or home_if_any()
@@ -171,6 +177,7 @@ class Proofs:
             "machine": describe_machine(),
             "threads": threads,
             "onednn": onednn,
+            "precision": precision,
         }
         text = json.dumps(self._facts, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]

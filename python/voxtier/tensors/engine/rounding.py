@@ -1,6 +1,7 @@
 """What torch's kernels do, asked of torch: which indices, weights and roundings they use.
 
-They are properties of a build of torch, of the instruction set and, for convolutions, of shape and threads.
+They are properties of a build of torch, of the instruction set, of what is set (`TorchState`) and, for
+convolutions, of the shape.
 So nothing here is a constant: `plan.py` asks before it makes tables. An answer that does not come, because a
 private function of torch is gone or a kernel rounds in a way that the core does not know, is an
 `EngineLimitError`.
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import affine_grid, interpolate
 
 from voxtier.errors import EngineLimitError
+from voxtier.tensors.engine.proofs import FULL_PRECISION
 
 Float32s = NDArray[np.float32]
 ROWS = 1024
@@ -47,6 +49,34 @@ class Grid(NamedTuple):
     """For the places along x, y, z: factors of the coordinates along z, y, x, and a summand."""
     fused: bool
     """Whether the sums round once for each product."""
+
+
+class TorchState(NamedTuple):
+    """What a thread has set that decides bits of torch's kernels: a proof holds for one state."""
+
+    threads: int
+    onednn: bool
+    """Whether torch may use oneDNN."""
+    precision: str
+    """`FULL_PRECISION`, or what lets torch compute in another precision than float32."""
+
+
+def torch_state() -> TorchState:
+    """Return what this thread would compute with now."""
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by both of torch's interfaces; the newer one tells
+        matmul = "mixed"
+    found = [] if matmul == "highest" else [f"matmul {matmul}"]
+    for name in ("conv", "matmul"):
+        level = getattr(getattr(torch.backends.mkldnn, name, None), "fp32_precision", "none")
+        found += [] if level in ("none", "ieee") else [f"oneDNN {name} {level}"]
+    if torch.is_autocast_enabled("cpu"):
+        found.append(f"autocast {torch.get_autocast_dtype('cpu')}")
+    if torch.get_default_dtype() != torch.float32:
+        found.append(f"default {torch.get_default_dtype()}")
+    precision = ", ".join(found) or FULL_PRECISION
+    return TorchState(torch.get_num_threads(), bool(torch.backends.mkldnn.enabled), precision)
 
 
 @lru_cache(maxsize=256)
@@ -276,8 +306,18 @@ def _sum_blocks(rows: list[Float32s], weights: Float32s) -> Float32s:
     return total
 
 
+_asked: list[TorchState] = []  # the state in which torch gave the answers that are kept
+
+
+def ask_again_after_change(state: TorchState) -> None:
+    """Forget the answers that torch gave in another state."""
+    if _asked != [state]:
+        clear()
+        _asked[:] = [state]
+
+
 def clear() -> None:
-    """Forget the answers: for tests that switch oneDNN off."""
+    """Forget the answers."""
     for cached in (
         resize_lines,
         nearest_voxels,
