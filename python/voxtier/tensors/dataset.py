@@ -24,7 +24,7 @@ from voxtier.arguments import as_several
 from voxtier.errors import ConfigError, NotLoadedError, SourceError
 from voxtier.tensors.claims import Claim, wait_for
 from voxtier.tensors.engine.checked import engine_of
-from voxtier.tensors.engine.pipelines import find_pipeline
+from voxtier.tensors.engine.pipelines import describe_head, find_pipeline
 from voxtier.tensors.engine.source import find_damage
 from voxtier.tensors.identity.sharing import is_small, refuse_other, refuse_shared
 from voxtier.tensors.saving import load_safely, reason_of, refusal, save_checked
@@ -149,27 +149,43 @@ class HealingPersistentDataset(PersistentDataset):  # type: ignore[misc]  # (MON
     @property
     def _pipeline(self) -> Pipeline | None:
         """The deterministic transforms, if the core can do the first of them."""
-        transform, steps, pipeline = self._found.value
+        transform, steps, pipeline, head = self._found.value
         now = self._steps()
-        if self.transform is transform and len(now) == len(steps) and all(map(operator.is_, now, steps)):
-            return pipeline
-        self._found = self._find_pipeline()  # others were assigned since
+        is_same = self.transform is transform and len(now) == len(steps)
+        if is_same and all(map(operator.is_, now, steps)):
+            if pipeline is None:  # MONAI makes all, with whatever parameters
+                return None
+            if self._is_plain() and self._describe(steps, pipeline) == head:
+                return pipeline
+        self._found = self._find_pipeline()  # others were assigned since, or these were changed
         return self._found.value[2]
+
+    def _is_plain(self) -> bool:
+        # Lazy: one resampling in the place of two gives other numbers.
+        is_plain = type(self.transform) is Compose and not self.transform.lazy
+        return is_plain and self._engine == "fused" and not self.track_meta
+
+    @staticmethod
+    def _describe(steps: tuple[Any, ...], pipeline: Pipeline) -> str:
+        try:
+            return describe_head(steps, pipeline)
+        except Exception:  # a parameter was given another type since: `find_pipeline` judges it
+            return ""
 
     def _steps(self) -> tuple[Any, ...]:
         return tuple(getattr(self.transform, "transforms", ()))
 
-    def _find_pipeline(self) -> _Apart[tuple[Any, tuple[Any, ...], Pipeline | None]]:
-        """Return the transform and its steps, and the pipeline in these."""
-        steps, pipeline = self._steps(), None
-        # Lazy: one resampling in the place of two gives other numbers.
-        is_plain = type(self.transform) is Compose and not self.transform.lazy
-        if is_plain and self._engine == "fused" and not self.track_meta:
+    def _find_pipeline(self) -> _Apart[tuple[Any, tuple[Any, ...], Pipeline | None, str]]:
+        """Return the transform and its steps, the pipeline in these, and the parameters of its head."""
+        steps, pipeline, head = self._steps(), None, ""
+        if self._is_plain():
             first_random = self.transform.get_index_of_first(
                 lambda each: isinstance(each, RandomizableTrait) or not isinstance(each, Transform)
             )
             pipeline = find_pipeline(steps[:first_random])
-        return _Apart((self.transform, steps, pipeline))
+        if pipeline is not None:
+            head = self._describe(steps, pipeline)
+        return _Apart((self.transform, steps, pipeline, head))
 
     def _pre_transform(self, item_transformed: Any) -> Any:
         # Without a cache folder the item keeps its history, which `Invertd` needs, and the core writes none.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("monai")
 
 import torch
-from monai.data import PersistentDataset
+from monai.data import NibabelReader, PersistentDataset
 from monai.transforms import (
     CenterSpatialCropd,
     Compose,
@@ -269,6 +270,48 @@ def test_what_a_subclass_of_compose_does_is_done(tmp_path: Path) -> None:
         assert dataset[0]["image"].shape != once[0].shape
     for other in (SomeOf(steps, num_transforms=4), RandomOrder(steps), OneOf(steps)):
         assert HealingPersistentDataset(items, other, None)._pipeline is None
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "window": lambda transform: setattr(transform.transforms[3].scaler, "a_min", -500),
+    "shape": lambda transform: setattr(transform.transforms[4].resizer, "spatial_size", (5, 5, 5)),
+    "no Gaussian": lambda transform: setattr(transform.transforms[4], "anti_aliasing", (False,)),
+    "axes": lambda transform: setattr(transform.transforms[1].ornt_transform, "axcodes", "RAS"),
+    "lengths": lambda transform: setattr(transform.transforms[2].spacing_transform, "pixdim", np.ones(3)),
+    "mode": lambda transform: setattr(transform.transforms[2], "mode", ("nearest",)),
+    "all lazy": lambda transform: setattr(transform, "lazy", True),
+    "type": lambda transform: setattr(transform.transforms[0]._loader, "dtype", np.uint8),
+    "a reader": lambda transform: transform.transforms[0].register(Doubled()),
+    "a mixed type": lambda transform: setattr(transform.transforms[3].scaler, "b_max", torch.tensor(0.5)),
+    "a follower": lambda transform: setattr(transform.transforms[5].padder, "spatial_size", (30, 30, 30)),
+}
+
+
+class Doubled(NibabelReader):  # type: ignore[misc]  # (MONAI is untyped)
+    def get_data(self, image: Any) -> Any:
+        voxels, metadata = super().get_data(image)
+        return voxels * 2, metadata
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_parameter_changed_in_place_counts_from_the_next_item_on(tmp_path: Path, change: str) -> None:
+    items = [{"image": str(write_image(tmp_path / f"{number}.nii.gz"))} for number in range(5)]
+    processing = dataclasses.replace(PROCESSING, target_shape_dhw=(9, 8, 7))  # with a Gaussian
+    made = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in (PersistentDataset, HealingPersistentDataset):
+            head = build_head(processing, image_only=True, reader=None)
+            transform = Compose([*head, SpatialPadd(["image"], (9, 9, 30))])
+            dataset = kind(items, transform, tmp_path / kind.__name__)
+            before = [dataset[number]["image"] for number in range(3)]  # proved: not compared any more
+            found = getattr(dataset, "_pipeline", None)
+            assert found is getattr(dataset, "_pipeline", None)
+            CHANGES[change](transform)
+            made[kind] = [*before, *(dataset[number]["image"] for number in range(5))]
+    for ours, monais in zip(made[HealingPersistentDataset], made[PersistentDataset], strict=True):
+        assert describe_difference({"image": ours}, {"image": monais}) == ""
+    assert describe_difference({"image": made[PersistentDataset][-1]}, {"image": made[PersistentDataset][0]})
 
 
 def test_a_class_that_has_the_name_of_a_follower_is_no_follower() -> None:

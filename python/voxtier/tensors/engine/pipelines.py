@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +109,24 @@ def find_pipeline(transforms: Iterable[Any]) -> Pipeline | None:
         return found
     except Exception:  # parameters of other types than these: whatever they raise, MONAI knows them
         return None
+
+
+def describe_head(steps: Sequence[Any], pipeline: Pipeline) -> str:
+    """Return what `find_pipeline` has judged of its transforms: another text after a change in place.
+
+    Parameters
+    ----------
+    steps : sequence of transforms
+        Which begin with those in which it was found.
+    pipeline : Pipeline
+        What was found. Parameters of its followers are of no account: MONAI reads them at each item.
+    """
+    count = 4 + len(pipeline.channel) + bool(pipeline.processing.target_shape_dhw)
+    head = list(steps[:count])
+    lazy = [getattr(each, "lazy", False) for each in steps[: count + len(pipeline.followers)]]
+    loader = pipeline.load._loader
+    readers = [type(each) for each in loader.readers]
+    return f"{cache_params_text(head)}\n{lazy}\n{_options(loader)}\n{readers}\n{_options(_reader(loader))}"
 
 
 def _parse(steps: list[Any]) -> Pipeline | None:
