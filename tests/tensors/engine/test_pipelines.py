@@ -293,6 +293,32 @@ class Doubled(NibabelReader):  # type: ignore[misc]  # (MONAI is untyped)
         return voxels * 2, metadata
 
 
+class OfPlainFiles(Doubled):
+    """A site's reader of the files of one scanner."""
+
+    def verify_suffix(self, name: Any) -> bool:
+        return str(name[0] if isinstance(name, tuple | list) else name).endswith(".nii")
+
+
+def test_a_registered_reader_is_asked_for_the_files_that_it_takes(tmp_path: Path) -> None:
+    names = [*(f"{number}.nii.gz" for number in range(3)), "3.nii"]
+    items = [{"image": str(write_image(tmp_path / name))} for name in names]
+    made = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in (PersistentDataset, HealingPersistentDataset):
+            head = build_head(PROCESSING, image_only=True, reader=None)
+            head[0].register(OfPlainFiles())
+            dataset = kind(items, Compose(head), tmp_path / kind.__name__)
+            made[kind] = [dataset[number] for number in range(4)]
+    for ours, monais in zip(made[HealingPersistentDataset], made[PersistentDataset], strict=True):
+        assert describe_difference(ours, monais) == ""
+    assert find_pipeline(head) is None
+    head[0] = build_head(PROCESSING, image_only=True, reader=None)[0]
+    head[0].register(NibabelReader())
+    assert find_pipeline(head) is not None
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_parameter_changed_in_place_counts_from_the_next_item_on(tmp_path: Path, change: str) -> None:
     items = [{"image": str(write_image(tmp_path / f"{number}.nii.gz"))} for number in range(5)]

@@ -19,6 +19,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
+from monai.transforms.io.array import SUPPORTED_READERS
 from monai.utils import get_equivalent_dtype
 
 from voxtier.tensors.identity.config import ImageProcessing
@@ -49,6 +50,9 @@ FOLLOWERS = frozenset(
 
 A subclass may look at anything, and is left to MONAI with all that comes before it.
 """
+
+
+_MONAI_READERS = frozenset(SUPPORTED_READERS.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +179,7 @@ def _parse(steps: list[Any]) -> Pipeline | None:
         len(processing.target_spacing) == 3
         and len(processing.target_shape_dhw) in (0, 3)
         and directory_hash(own) == directory_hash(head)
+        and all(type(each) in _MONAI_READERS for each in loader.readers)  # another may take some files
         and type(reader) is NibabelReader
         and _options(reader) == _options(own_reader)
         and _options(loader) == _options(own[0]._loader)
