@@ -33,7 +33,8 @@ def preprocess(
     """Return the tensor of a volume.
 
     The core makes it where it gives MONAI's bits, otherwise MONAI does; the first two volumes of a class on a
-    machine are made by both and compared. ``engine: stock`` in the configuration leaves all to MONAI.
+    machine are made by both and compared. ``engine: stock`` in the configuration leaves all to MONAI; with
+    ``check`` both make every volume, and where they differ a warning says so and MONAI's tensor is returned.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def preprocess(
         raise ConfigError(f"accept knows {', '.join(FINDINGS)}, found {', '.join(unknown)}")
     settings = config if isinstance(config, Config) else load_config(config)
     item: dict[str, Any] = {"image": Path(path)}
-    transforms, engine = _tools(settings.processing, is_stock=settings.engine == "stock")
+    transforms, engine = _tools(settings.processing, settings.engine)
 
     def transform() -> dict[str, Any]:
         return make_stock(transforms, item, accepted, remedy=_REMEDY)
@@ -78,7 +79,10 @@ def preprocess(
 
 
 @lru_cache(maxsize=8)
-def _tools(processing: ImageProcessing, *, is_stock: bool) -> tuple[Any, CheckedEngine | None]:
+def _tools(processing: ImageProcessing, engine: str) -> tuple[Any, CheckedEngine | None]:
     """Return the transforms of these settings, and the engine where it is used, once for each process."""
     transforms = build_transforms(processing)
-    return transforms, None if is_stock else CheckedEngine(configured_pipeline(transforms, processing))
+    if engine == "stock":
+        return transforms, None
+    pipeline = configured_pipeline(transforms, processing)
+    return transforms, CheckedEngine(pipeline, is_always_checked=engine == "check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from pathlib import Path
@@ -175,6 +176,41 @@ def test_a_single_volume_has_the_tensor_of_the_cache(twins: tuple[Project, Proje
         assert type(found) is torch.Tensor
     tools = preprocessing._tools.cache_info()
     assert (tools.currsize, tools.hits) == (1, 1)  # the engine of the first call serves the second
+
+
+def test_with_check_a_single_volume_is_made_by_both_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxtier.tensors import preprocessing
+    from voxtier.tensors.engine import engine
+
+    monkeypatch.setenv("VOXTIER_HOME", str(tmp_path / "home"))  # what differs here is nothing to remember
+    preprocessing._tools.cache_clear()
+    project = Project(tmp_path / "project", names_of(1))
+    (raw,) = project.put_raw_files()
+    expected = preprocess(raw, dataclasses.replace(project.config, engine="stock"))
+    compared: list[str] = []
+    describe_difference = engine.describe_difference
+
+    def compare(*items: Any) -> str:
+        compared.append(describe_difference(*items))
+        return compared[-1]
+
+    monkeypatch.setattr(engine, "describe_difference", compare)
+    config = dataclasses.replace(project.config, engine="check")
+    preprocess(raw, config)  # after the self-test, if this machine has proved nothing yet
+    compared.clear()
+    for _ in range(4):
+        assert torch.equal(preprocess(raw, config), expected)
+    assert compared == [""] * 4
+    monkeypatch.setattr(engine, "describe_difference", lambda *_: "3 of 5 voxels, by 1 at most")
+    for _ in range(2):  # and again after a difference
+        with pytest.warns(
+            UserWarning, match="core and MONAI differ in .*3 of 5 voxels.*MONAI's tensor is kept"
+        ):
+            assert torch.equal(preprocess(raw, config), expected)
+    monkeypatch.undo()
+    preprocessing._tools.cache_clear()
 
 
 def test_the_dataset_computes_by_the_core_what_the_configuration_names(tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ def directory_hash(transforms: object) -> str:
 
     It does not see all that changes a tensor: ``lazy`` of a transform or of `Compose`, and of `LoadImaged`
     what its loader keeps (``reader``, ``dtype``, ``ensure_channel_first``, ``image_only``, ``simple_keys``,
-    ``prune_meta_pattern``). Pipelines that differ in these alone need folders of their own.
+    ``prune_meta_pattern``), and functions among the parameters, such as ``select_fn`` of `CropForegroundd`.
+    Pipelines that differ in these alone need folders of their own.
 
     Raises
     ------
