@@ -8,6 +8,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,16 @@ from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, item_key
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
-from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.ledger import Ledger
+from voxtier.tensors.making.raw_files import RawState, part_paths
+from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Manifests
 
-FACTS = {"state": "ok", "size": 5, "seconds": 0.1, "outcome": Outcome("stock"), "made_by": {}}
+
+def facts(task: Task, state: str = "ok") -> dict[str, Any]:
+    """Return what a worker says that has made a tensor of the raw file as it is now."""
+    said = {"state": state, "size": 5, "seconds": 0.1, "outcome": Outcome("stock"), "made_by": {}}
+    return {**said, "raw": RawState.of(task.raw)}
 
 
 @pytest.fixture
@@ -61,7 +67,7 @@ def test_a_made_volume_is_recorded_with_its_report_and_source(project: Project) 
     with Ledger(project.config, project.folder, on_settled=sizes.append) as ledger:
         task = ledger.task(project.names[0])
         assert ledger.claim(task) == "claimed"
-        ledger.made(task, FACTS)
+        ledger.made(task, facts(task))
         assert (ledger.result.made, sizes) == (1, [5])
     entry = Manifest(project.folder).read()[task.key]
     assert (entry["volume"], entry["state"], entry["size"]) == (task.volume, "ok", 5)
@@ -76,7 +82,7 @@ def test_a_downloaded_raw_file_goes_only_when_its_tensor_is_intact(project: Proj
         assert ledger.claim(task) == "claimed"
         ledger.begin_download(task, task.raw.stat().st_size, {"repo": "a/b", "commit": "1" * 40})
         assert ledger.raw_bytes == task.raw.stat().st_size
-        ledger.made(task, {**FACTS, "state": state})
+        ledger.made(task, facts(task, state))
         assert ledger.raw_bytes == 0
         assert ledger.result.raw_files_removed == (state == "ok")
     assert task.raw.exists() == (state != "ok")
@@ -97,7 +103,7 @@ def test_a_raw_file_goes_with_the_last_tensor_of_it(is_download: bool, healthy: 
     if is_download:
         ledger.begin_download(first, raw.stat().st_size, {"repo": "a/b"})
     shutil.copy(healthy, first.final)
-    ledger.made(first, FACTS)
+    ledger.made(first, facts(first))
     assert raw.exists()
     ledger.clean_leftovers(project.names)
     assert raw.exists()
@@ -105,7 +111,7 @@ def test_a_raw_file_goes_with_the_last_tensor_of_it(is_download: bool, healthy: 
     ledger.clean_leftovers(project.names[:1])
     assert raw.exists()
     shutil.copy(healthy, second.final)
-    ledger.made(second, FACTS)
+    ledger.made(second, facts(second))
     assert (raw.exists(), ledger.result.raw_files_removed) == (False, 1)
     rows = Manifest(project.folder).read()
     assert [rows[task.key]["source"].get("repo") for task in (first, second)] == [
@@ -133,7 +139,7 @@ def test_a_manifest_that_cannot_be_written_stops_nothing(project: Project) -> No
     with Ledger(project.config, project.folder) as ledger:
         task = ledger.task(project.names[0])
         assert ledger.claim(task) == "claimed"
-        ledger.made(task, FACTS)
+        ledger.made(task, facts(task))
         assert ledger.result.made == 1
 
 
@@ -175,6 +181,90 @@ def test_a_raw_file_stays_when_its_tensor_is_broken(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:-500])
     assert project.run(clean_raw=True).raw_files_removed == 9
     assert [raw.exists() for raw in raw_files] == [number == 4 for number in range(10)]
+
+
+def test_a_corrected_raw_file_stays_beside_the_tensor_of_the_earlier_one(tmp_path: Path) -> None:
+    """No tensor is made of it, so that none can stand for it; the next run makes what its tensor lacks."""
+    project = Project(tmp_path / "p", names_of(3))
+    kept, corrected, unrecorded = project.put_raw_files()
+    assert project.run().made == 3
+    mine = put_raw(project.base, project.names[1], 99).read_bytes()
+    Manifest(project.folder).record(
+        [{"key": item_key(project.names[2]), "source": {"path": str(unrecorded)}}]
+    )
+    assert project.run(clean_raw=True).raw_files_removed == 1
+    assert (kept.exists(), corrected.read_bytes(), unrecorded.exists()) == (False, mine, True)
+    assert "2 raw files stay" in project.log()
+    project.final(project.names[1]).unlink()
+    assert project.run(clean_raw=True).raw_files_removed == 1
+    assert not corrected.exists()
+
+
+def test_a_corrected_raw_file_stays_when_one_of_its_two_tensors_is_made_of_it(
+    healthy: Path, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "p", ["train_1_a_1", "train_1_a_1.nii.gz"])
+    project.folder.mkdir()
+    project.put_raw_files()
+    ledger = Ledger(project.config, project.folder, spellings=dict.fromkeys(project.names, project.names))
+    first, second = map(ledger.task, project.names)
+    shutil.copy(healthy, first.final)
+    ledger.made(first, facts(first))
+    ledger = Ledger(project.config, project.folder, clean_raw=True, spellings=ledger._spellings)
+    raw = put_raw(project.base, project.names[0], 99)
+    shutil.copy(healthy, second.final)
+    ledger.made(second, facts(second))
+    ledger.clean_leftovers(project.names)
+    assert (raw.exists(), ledger.result.raw_files_removed) == (True, 0)
+
+
+@pytest.mark.parametrize("way", ["replaced", "written over", "gone"])
+@pytest.mark.parametrize("is_download", [False, True], ids=["mine", "downloaded"])
+def test_a_raw_file_that_changes_while_its_tensor_is_made_stays(
+    way: str, is_download: bool, project: Project
+) -> None:
+    """And the manifest names the one that the worker began to read, so that the other one is seen."""
+    with Ledger(project.config, project.folder, clean_raw=not is_download) as ledger:
+        task = ledger.task(project.names[0])
+        assert ledger.claim(task) == "claimed"
+        content, before = task.raw.read_bytes(), task.raw.stat()
+        if is_download:
+            ledger.begin_download(task, before.st_size, {"repo": "a/b"})
+        said = facts(task)
+        if way == "replaced":
+            shutil.copy2(task.raw, task.raw.with_name("new"))  # of the same size and time
+            task.raw.with_name("new").replace(task.raw)
+        elif way == "written over":
+            task.raw.write_bytes(content[::-1])
+            os.utime(task.raw, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            task.raw.unlink()
+        ledger.made(task, said)
+        assert (task.raw.exists(), ledger.result.raw_files_removed) == (way != "gone", 0)
+    entry = Manifest(project.folder).read()[task.key]
+    source = entry["source"]
+    assert (source["size"], source["mtime_ns"]) == (before.st_size, before.st_mtime_ns)
+    assert not entry.get("raw"), "what lies there is nobody's download"
+
+
+def test_a_worker_notes_the_raw_file_before_it_reads_it(project: Project) -> None:
+    from voxtier.tensors.identity.pipeline import build_transforms
+    from voxtier.tensors.making.worker import make_tensor
+
+    task = Task(project.names[0], project.raw(project.names[0]), project.final(project.names[0]))
+    before = RawState.of(task.raw)
+    transforms = build_transforms(project.config.processing)
+    load = transforms.transforms[0]
+
+    def load_and_replace(item: Any) -> Any:
+        loaded = load(item)
+        put_raw(project.base, task.volume, 99)
+        return loaded
+
+    transforms.transforms = (load_and_replace, *transforms.transforms[1:])
+    shape = project.config.processing.target_shape_dhw
+    assert make_tensor(transforms, task.raw, task.volume, task.final, shape=shape)["raw"] == before
+    assert RawState.of(task.raw) != before
 
 
 def test_raw_files_of_an_interrupted_run_are_removed_by_the_next(server: HubServer, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from voxtier.system.durable import sync_folder
 from voxtier.system.workers import ContextThreads
+from voxtier.tensors.making.raw_files import part_paths
 
 if TYPE_CHECKING:
     from voxtier.tensors.making.worker_pool import Task
@@ -41,12 +42,6 @@ class RemoteFile:
 class _Digest(Protocol):
     def update(self, content: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
-
-
-def part_paths(final: Path) -> tuple[Path, Path]:
-    """Return the paths of an unfinished transfer and of the JSON file that identifies its content."""
-    part = final.with_name(f".{final.name}.part")
-    return part, part.with_name(part.name + ".json")
 
 
 class Transfer:

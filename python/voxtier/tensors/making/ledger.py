@@ -19,11 +19,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from voxtier import _core
-from voxtier.system.text import format_duration
+from voxtier.system.text import format_count, format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
-from voxtier.tensors.making.download import part_paths
+from voxtier.tensors.making.raw_files import RawState, is_ours
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Entry, Manifest
 from voxtier.tensors.states import INTACT
@@ -272,13 +272,21 @@ class Ledger:
         """
         fingerprint = {**self._fingerprint, "engine": facts["made_by"]}
         row = {"key": task.key, "volume": task.volume, "fingerprint": fingerprint}
-        written = {name: value for name, value in facts.items() if name not in ("outcome", "made_by")}
-        self._manifest.note([{**row, "source": self._source(task), "created": time.time(), **written}])
+        written = {name: value for name, value in facts.items() if name not in ("outcome", "made_by", "raw")}
+        source = self._source(task, facts["raw"])
+        self._entries.setdefault(task.key, {})["source"] = source
+        self._manifest.note([{**row, "source": source, "created": time.time(), **written}])
         self.result.count_engine(task.volume, facts["outcome"])
         log.info("%s: made %s in %s s", task.volume, task.final.name, facts["seconds"])
         self.result.made += 1
         if self._clean_raw or self._ours(task):
-            self._remove_raw(task, facts["state"])
+            found = RawState.of(task.raw)
+            if found == facts["raw"]:
+                self._remove_raw(task, facts["state"])
+            else:
+                if found is not None:
+                    log.warning("%s: changed while its tensor was made, and stays", task.raw)
+                self._disown(task)
         self._settle(task.key, facts["size"])
 
     def fail(self, task: Task, reason: str) -> None:
@@ -302,41 +310,56 @@ class Ledger:
             claim.release()
 
     def clean_leftovers(self, volumes: Iterable[str]) -> None:
-        """Remove raw files whose tensors are intact: those of interrupted runs, or with ``clean_raw`` all."""
+        """Remove raw files whose tensors are intact: those of interrupted runs, or with ``clean_raw`` all.
+
+        A file of the user goes only if it is the one that its tensor was made of, by the manifest.
+        """
+        kept: list[Path] = []
         for task in map(self.task, volumes):
             if not self._clean_raw and not self._entries.get(task.key, {}).get("raw"):
                 continue  # most volumes: no look at the disk is needed
-            is_ours = self._is_ours(task)
-            if not (is_ours or self._clean_raw) or not task.final.exists():
+            ours = is_ours(self._entries.get(task.key, {}), task.raw)
+            if not (ours or self._clean_raw) or not task.final.exists():
                 continue
-            if task.raw.is_file():
+            if not task.raw.is_file():
+                if ours:
+                    self._record_raw(task, None)
+            elif ours or self._is_made_of_raw(task):
                 report = _core.verify_tensor_file(task.final)
                 self._remove_raw(task, report.state, report.detail)
-            elif is_ours:
-                self._record_raw(task, None)
+            else:
+                kept.append(task.raw)
+        if kept:
+            files = format_count(len(kept), "raw file")
+            log.warning(
+                "%s stay: changed since the tensor was made, or nothing is recorded of that (first: %s)",
+                *(files, kept[0]),
+            )
 
     def _ours(self, task: Task) -> list[Task]:
         """Return the tasks for which a run downloaded the raw file of this one."""
-        return [each for each in self._sharing(task) if self._is_ours(each)]
+        return [each for each in self._sharing(task) if is_ours(self._entries.get(each.key, {}), task.raw)]
 
-    def _is_ours(self, task: Task) -> bool:
-        """Whether a run downloaded the raw file; a file that the user put in its place is not ours."""
-        raw = self._entries.get(task.key, {}).get("raw") or {}
-        if not raw.get("ours") or part_paths(task.raw)[0].exists():  # the download was never finished
-            return False
-        try:
-            size = task.raw.stat().st_size
-        except OSError:
-            return True
-        return bool(size == raw.get("size", size))
+    def _is_made_of_raw(self, task: Task) -> bool:
+        """Whether a tensor was made of the raw file that lies there now, by the manifest."""
+        found = RawState.of(task.raw)
+        source = self._entries.get(task.key, {}).get("source") or {}
+        return found is not None and found.as_source().items() <= source.items()
 
     def _remove_raw(self, task: Task, state: str, detail: str = "") -> None:
-        """Remove a raw file and the folders that it leaves empty, if the states of its tensors allow it."""
+        """Remove a raw file and the folders that it leaves empty, if the states of its tensors allow it.
+
+        It is that of the task's tensor; other tensors that are made of this path may be of an earlier file.
+        """
         if state not in INTACT:
             log.error("%s: its tensor is %s (%s); the raw file stays", task.volume, state, detail)
             return
+        ours = self._ours(task)
         for other in self._sharing(task):
-            if other.key != task.key and _core.verify_tensor_file(other.final).state not in INTACT:
+            if other.key == task.key:
+                continue
+            is_intact = _core.verify_tensor_file(other.final).state in INTACT
+            if not is_intact or not (ours or self._is_made_of_raw(other)):
                 log.info("%s: the raw file stays for %s, listed too", task.volume, other.volume)
                 return
         try:
@@ -350,14 +373,16 @@ class Ledger:
                 if self._config.img_dir not in folder.parents:
                     break
                 folder.rmdir()
-        for each in self._ours(task):
-            self._record_raw(each, None)
+        self._disown(task)
 
-    def _source(self, task: Task) -> Entry:
-        source: Entry = {"path": str(task.raw)}
-        with contextlib.suppress(OSError):
-            found = task.raw.stat()
-            source |= {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+    def _disown(self, task: Task) -> None:
+        """Record that what lies in the place of a raw file, or will, is not ours."""
+        for each in self._sharing(task):
+            if self._entries.get(each.key, {}).get("raw"):
+                self._record_raw(each, None)
+
+    def _source(self, task: Task, raw: RawState) -> Entry:
+        source: Entry = {"path": str(task.raw), **raw.as_source()}
         from_hub: Entry = {}
         if task.key in self._downloads:
             _, from_hub = self._downloads[task.key]

@@ -31,6 +31,7 @@ from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.engine.self_test import describe_cause, find_fault
 from voxtier.tensors.engine.source import check_result, make_stock
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
+from voxtier.tensors.making.raw_files import RawState
 from voxtier.tensors.saving import make_plain, save_checked
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def make_tensor(
     Returns
     -------
     dict
-        For the ledger: the verifier's report on the file, the ``seconds`` that it took, how it was made.
+        For the ledger: the verifier's report on the file, the ``seconds`` that it took, how it was made, and
+        ``raw``, the state of the raw file before it was read.
 
     Raises
     ------
@@ -85,6 +87,10 @@ def make_tensor(
         Whatever the transforms raise.
     """
     started = time.monotonic()
+    # Before it is read: the user may lay another one there meanwhile, and no tensor is made of that one.
+    found = RawState.of(raw)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "is not there any more", str(raw))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first = {"image": raw, "volume_name": volume}
@@ -113,6 +119,7 @@ def make_tensor(
         "engine": outcome.label(),
         "outcome": outcome,
         "made_by": describe_engine(outcome),
+        "raw": found,
     }
 
 
