@@ -158,7 +158,7 @@ def write_file(
             check(temporary)
             if sync:
                 os.fsync(stream.fileno())
-        appeared = _appear(temporary, final, replace=replace)
+        appeared = appear(temporary, final, replace=replace)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -185,7 +185,18 @@ def write_output(output: Path, write: Callable[[Any], object]) -> None:
         raise
 
 
-def _appear(temporary: Path, final: Path, *, replace: bool) -> bool:
+def appear(temporary: Path, final: Path, *, replace: bool) -> bool:
+    """Give a complete file its final name, or remove it; return whether it has it.
+
+    Parameters
+    ----------
+    temporary : Path
+        In the folder of ``final``.
+    final : Path
+        The name.
+    replace : bool
+        Replace an existing ``final``; otherwise the existing one stays.
+    """
     if replace:
         temporary.replace(final)
         return True

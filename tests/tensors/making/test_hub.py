@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -263,6 +264,38 @@ def test_two_runs_that_share_a_folder_fetch_a_file_once(server: HubServer, tmp_p
     assert (tmp_path / "a.nii.gz").read_bytes() == CONTENT
     assert len(bodies(server)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("when", ["before", "during"])
+@pytest.mark.parametrize(("mine", "outcome"), [(b"mine", "other"), (CONTENT, "same")])
+def test_a_file_that_appears_beside_a_download_stays(
+    mine: bytes,
+    outcome: str,
+    when: str,
+    has_links: bool,
+    server: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=PermissionError))
+    final = tmp_path / "a.nii.gz"
+    hub = connect(server)
+    remote = hub.look_up([PATH])[PATH]
+    if when == "before":
+        final.write_bytes(mine)
+
+    def lay(_: int) -> None:
+        if not final.exists():
+            final.write_bytes(mine)
+
+    assert hub.fetch(remote, final, on_bytes=lay) == outcome
+    assert final.read_bytes() == mine
+    assert len(bodies(server)) == (when == "during")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+    final.unlink()
+    assert hub.fetch(remote, final) == "fetched"
 
 
 def test_a_part_that_another_wrote_to_never_appears(server: HubServer, tmp_path: Path) -> None:

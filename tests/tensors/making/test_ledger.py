@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tensors.cases import names_of, put_raw, rows
+from tensors.cases import names_of, nifti_bytes, put_raw, rows
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier import _core
@@ -319,6 +320,54 @@ def test_a_file_of_the_user_in_the_place_of_a_failed_download_stays(
     assert (result.made, result.raw_files_removed, mine.exists()) == (1, 0, True)
     assert project.run().raw_files_removed == 0
     assert mine.exists()
+
+
+@pytest.mark.parametrize("is_same", [False, True], ids=["another", "the same"])
+def test_a_file_that_the_user_lays_during_its_download_is_used_and_stays(
+    is_same: bool, server: HubServer, tmp_path: Path
+) -> None:
+    """Nor does the manifest say that the tensor is of the repository, unless it is."""
+    project = Project(tmp_path / "p", names_of(1), server)
+    (name,) = project.names
+    mine = server.files[hub_path(name)] if is_same else nifti_bytes(777)
+    server.held.add(hub_path(name))
+    generator = project.generator()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(generator.run, generator.plan())
+        while not part_paths(project.raw(name))[1].exists():
+            time.sleep(0.01)
+        project.raw(name).write_bytes(mine)
+        server.release.set()
+        result = running.result()
+    assert (result.made, result.raw_files_removed) == (1, 0)
+    assert project.raw(name).read_bytes() == mine
+    entry = Manifest(project.folder).read()[item_key(name)]
+    assert (entry["source"]["size"], entry["raw"]) == (len(mine), None)
+    assert entry["source"].get("repo") == ("some/CT-RATE" if is_same else None)
+    assert project.run().raw_files_removed == 0
+
+
+def test_a_link_to_an_unmounted_disk_is_not_replaced_by_a_download(server: HubServer, tmp_path: Path) -> None:
+    project = Project(tmp_path / "p", names_of(1), server)
+    raw = project.raw(project.names[0])
+    raw.parent.mkdir(parents=True)
+    raw.symlink_to("/not/mounted.nii.gz")
+    result = project.run()
+    assert list(result.failed.values()) == [f"{raw}: a link without a target, or no file"]
+    assert raw.is_symlink()
+    assert server.sent == {}
+
+
+def test_a_download_that_was_killed_between_its_two_names_is_removed(project: Project, healthy: Path) -> None:
+    """The file has its own name already, and still that of the part."""
+    ledger = Ledger(project.config, project.folder)
+    task = ledger.task(project.names[0])
+    ledger.begin_download(task, task.raw.stat().st_size, {})
+    os.link(task.raw, part_paths(task.raw)[0])
+    shutil.copy(healthy, task.final)
+    ledger.clean_leftovers(project.names)
+    assert ledger.result.raw_files_removed == 1
+    assert not task.raw.parent.exists()
 
 
 def test_four_coordinators_share_sixteen_volumes_without_repeating_one(tmp_path: Path) -> None:

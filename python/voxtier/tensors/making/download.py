@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from voxtier.system.durable import sync_folder
+from voxtier.system.durable import appear, sync_folder
 from voxtier.system.workers import ContextThreads
 from voxtier.tensors.making.raw_files import part_paths
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""
+Fetched: TypeAlias = Literal["fetched", "same", "other"]
+"""The end of a download: the file is ours, or somebody laid it there, with that content or another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,28 @@ class RemoteFile:
 class _Digest(Protocol):
     def update(self, content: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
+
+
+def _new_digest(remote: RemoteFile) -> _Digest:
+    if remote.sha256 is not None:
+        return hashlib.sha256()
+    digest = hashlib.sha1(usedforsecurity=False)
+    digest.update(f"blob {remote.size}\0".encode())  # the header of a git object
+    return digest
+
+
+def holds(path: Path, remote: RemoteFile) -> bool:
+    """Whether a file on disk has the content of one of the repository."""
+    try:
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != remote.size:
+                return False
+            digest = _new_digest(remote)
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return False
+    return digest.hexdigest() == (remote.sha256 or remote.git_oid)
 
 
 class Transfer:
@@ -66,6 +90,8 @@ class Transfer:
         The first refusal of the disk, to be told from errors of the network.
     wrong_contents : int
         How often the complete file had another checksum.
+    is_placed : bool
+        Whether `finish` gave the file its name: False where somebody had laid one there meanwhile.
     """
 
     def __init__(self, remote: RemoteFile, final: Path, commit: str) -> None:
@@ -74,19 +100,13 @@ class Transfer:
         self.etag: str | None = None
         self.position = 0
         self.wrong_contents = 0
+        self.is_placed = False
         self._final = final
         self._part, self._sidecar = part_paths(final)
         self._identity = {"commit": commit, "size": remote.size, "content": remote.sha256 or remote.git_oid}
-        self._digest: _Digest = self._new_digest()
+        self._digest: _Digest = _new_digest(remote)
         self._stream: IO[bytes] | None = None
         self._resume()
-
-    def _new_digest(self) -> _Digest:
-        if self.remote.sha256 is not None:
-            return hashlib.sha256()
-        digest = hashlib.sha1(usedforsecurity=False)
-        digest.update(f"blob {self.remote.size}\0".encode())  # the header of a git object
-        return digest
 
     def _resume(self) -> None:
         try:
@@ -109,7 +129,7 @@ class Transfer:
         for path in (self._part, self._sidecar):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        self._digest = self._new_digest()
+        self._digest = _new_digest(self.remote)
         self.position = 0
         self.etag = None
 
@@ -159,7 +179,10 @@ class Transfer:
                 self.disk_error = error
 
     def finish(self) -> bool:
-        """Let the file appear if its bytes are right; else remove the part and return False."""
+        """Let the file appear if its bytes are right; else remove the part and return False.
+
+        A file that lies there already stays: `is_placed` tells.
+        """
         expected = self.remote.sha256 or self.remote.git_oid
         if expected is not None and self._digest.hexdigest() != expected:
             return self._refuse_content()
@@ -172,7 +195,7 @@ class Transfer:
             if os.fstat(stream.fileno()).st_size != self.remote.size:  # another process wrote to it
                 return self._refuse_content()
             os.fsync(stream.fileno())
-        self._part.replace(self._final)
+        self.is_placed = appear(self._part, self._final, replace=False)
         sync_folder(self._final.parent)
         self._sidecar.unlink(missing_ok=True)
         return True
@@ -197,21 +220,21 @@ class Downloads:
     def __init__(self, threads: int, *, on_end: Callable[[], None]) -> None:
         self._executor = ContextThreads(threads, "voxtier-download")
         self._on_end = on_end
-        self._tasks: dict[Future[None], Task] = {}
+        self._tasks: dict[Future[Fetched], Task] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, task: Task, fetch: Callable[[], None]) -> None:
+    def start(self, task: Task, fetch: Callable[[], Fetched]) -> None:
         """Run ``fetch`` in a thread, now or when one is free."""
         future = self._executor.submit(fetch)
         self._tasks[future] = task
         future.add_done_callback(lambda _: self._on_end())
 
-    def collect(self) -> Iterator[tuple[Task, BaseException | None]]:
-        """Yield the tasks whose downloads have ended, each once, with the error if there was one."""
+    def collect(self) -> Iterator[tuple[Task, Fetched | BaseException]]:
+        """Yield the tasks whose downloads have ended, each once, with the outcome or the error."""
         for future in [each for each in self._tasks if each.done()]:
-            yield self._tasks.pop(future), future.exception()
+            yield self._tasks.pop(future), future.exception() or future.result()
 
     def close(self, *, wait: bool) -> None:
         """Begin no further download; with ``wait`` return only when the running ones have ended."""

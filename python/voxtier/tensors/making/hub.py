@@ -30,7 +30,7 @@ from voxtier.errors import (
 )
 from voxtier.system.text import describe_error, first_line
 from voxtier.tensors.claims import Claim
-from voxtier.tensors.making.download import CHUNK, RemoteFile, Transfer
+from voxtier.tensors.making.download import CHUNK, Fetched, RemoteFile, Transfer, holds
 from voxtier.tensors.making.policies import RetryPolicy
 from voxtier.tensors.manifest import Entry
 
@@ -181,7 +181,7 @@ class Hub:
 
     def fetch(
         self, remote: RemoteFile, final: Path, *, on_bytes: Callable[[int], None] = lambda _: None
-    ) -> None:
+    ) -> Fetched:
         """Fetch a file, which appears under its final name whole and checked, or not at all.
 
         An interrupted transfer is kept as ``.<name>.part`` and continued by the next call, also of a later
@@ -195,6 +195,12 @@ class Hub:
             Where the file appears; its folder is made.
         on_bytes : callable
             Called with the number of bytes each time some have arrived.
+
+        Returns
+        -------
+        {"fetched", "same", "other"}
+            ``fetched`` when this call put the file there. Else somebody has: another run, also for another
+            cache, or the user. That file stays; ``same`` when it has the content of ``remote``.
 
         Raises
         ------
@@ -215,29 +221,26 @@ class Hub:
         if self._stop.is_set():
             raise StoppedError("stopped before it began")
         final.parent.mkdir(parents=True, exist_ok=True)
-        claim = self._claim(final)
-        if claim is None:
-            return
-        with claim.hold():
-            transfer = Transfer(remote, final, self.commit)
-            try:
-                self._retries.repeat(
-                    lambda: self._fetch_once(transfer, on_bytes), self._sleep, where=remote.path
-                )
-            finally:
-                transfer.pause()
+        with self._claim(final).hold():
+            if not os.path.lexists(final):
+                transfer = Transfer(remote, final, self.commit)
+                try:
+                    self._retries.repeat(
+                        lambda: self._fetch_once(transfer, on_bytes), self._sleep, where=remote.path
+                    )
+                finally:
+                    transfer.pause()
+                if transfer.is_placed:
+                    return "fetched"
+        return "same" if holds(final, remote) else "other"
 
-    def _claim(self, final: Path) -> Claim | None:
-        """Wait for the right to fetch; None when another run, also for another cache, has fetched the file.
+    def _claim(self, final: Path) -> Claim:
+        """Wait for the right to fetch.
 
         If two wrote to one part, each would find its own bytes right, and the file would be wrong.
         """
-        claim = Claim.take(final)
-        while claim is None:
+        while (claim := Claim.take(final)) is None:
             self._sleep(0.2)
-            if final.exists():
-                return None
-            claim = Claim.take(final)
         return claim
 
     def _fetch_once(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:

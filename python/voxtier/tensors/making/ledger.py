@@ -23,7 +23,7 @@ from voxtier.system.text import format_count, format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
-from voxtier.tensors.making.raw_files import RawState, is_ours
+from voxtier.tensors.making.raw_files import RawState, is_ours, part_paths
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Entry, Manifest
 from voxtier.tensors.states import INTACT
@@ -31,6 +31,7 @@ from voxtier.tensors.states import INTACT
 if TYPE_CHECKING:
     from voxtier.tensors.engine.outcome import Outcome
     from voxtier.tensors.identity.config import Config
+    from voxtier.tensors.making.download import Fetched
 
 log = logging.getLogger("voxtier.tensors.making.ledger")
 missing_log = logging.getLogger("voxtier.tensors.missing")
@@ -215,6 +216,17 @@ class Ledger:
         self._downloads[task.key] = size, source
         self._record_raw(task, {"path": str(task.raw), "size": size, "ours": True, "source": source})
 
+    def end_download(self, task: Task, outcome: Fetched) -> None:
+        """Record what a download found in the place of its file: what it did not put there is not ours."""
+        if outcome == "fetched":
+            return
+        self._record_raw(task, None)
+        _, source = self._downloads.pop(task.key)
+        if outcome == "same":
+            self._downloads[task.key] = 0, source
+        else:
+            log.warning("%s: laid there during the download; the repository's is not used", task.raw)
+
     def fail_download(self, task: Task, reason: str, *, missing_at: str | None = None) -> None:
         """Count a volume as failed because its raw file cannot be fetched.
 
@@ -363,6 +375,9 @@ class Ledger:
                 log.info("%s: the raw file stays for %s, listed too", task.volume, other.volume)
                 return
         try:
+            if ours:
+                for part in part_paths(task.raw):  # a run was killed between the file's two names
+                    part.unlink(missing_ok=True)
             task.raw.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s: could not be removed: %s", task.raw, error)

@@ -58,10 +58,9 @@ def is_ours(entry: Entry, path: Path) -> bool:
         False too for a download that was never finished.
     """
     raw = entry.get("raw") or {}
-    if not raw.get("ours") or part_paths(path)[0].exists():
+    if not raw.get("ours"):
         return False
-    try:
-        size = path.stat().st_size
-    except OSError:
-        return True
-    return bool(size == raw.get("size", size))
+    part, found = (RawState.of(each) for each in (part_paths(path)[0], path))
+    if part is not None and part != found:  # else it has both names: its run was killed between them
+        return False
+    return found is None or bool(found.size == raw.get("size", found.size))

@@ -279,16 +279,20 @@ class _Loop:
             self._downloads.start(task, partial(self._hub.fetch, remote, task.raw))
 
     def _collect_downloads(self) -> None:
-        for task, error in self._downloads.collect():
-            if error is None:
+        for task, outcome in self._downloads.collect():
+            if not isinstance(outcome, BaseException):
                 self._hub_policy.succeeded()
-                self._ready.append(task)
-            elif isinstance(error, StoppedError):
+                self._ledger.end_download(task, outcome)
+                if outcome == "other" and not task.raw.is_file():
+                    self._ledger.fail(task, f"{task.raw}: a link without a target, or no file")
+                else:
+                    self._ready.append(task)
+            elif isinstance(outcome, StoppedError):
                 self._ledger.release(task)
-            elif isinstance(error, VoxtierError | OSError):
-                self._fail_download(task, error)
+            elif isinstance(outcome, VoxtierError | OSError):
+                self._fail_download(task, outcome)
             else:
-                raise error
+                raise outcome
 
     def _fail_download(self, task: Task, error: Exception) -> None:
         failure = self._hub_policy.judge(error)
