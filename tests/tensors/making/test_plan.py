@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli
@@ -11,9 +15,15 @@ from tensors.making.hub_server import HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
 from voxtier.tensors.engine.headers import read_header
-from voxtier.tensors.identity.keys import hub_path
-from voxtier.tensors.making.plan import shard
+from voxtier.tensors.identity.keys import hub_path, item_key
+from voxtier.tensors.making.hub import Hub
+from voxtier.tensors.making.plan import make_plan, shard
 from voxtier.tensors.manifest import Manifest
+
+
+def constant_volume() -> bytes:
+    image = nibabel.Nifti1Image(np.zeros((24, 20, 12), "i2"), np.diag([-1.4, -1.4, 2.8, 1]))
+    return gzip.compress(image.to_bytes(), 1, mtime=0)
 
 
 def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> None:
@@ -121,3 +131,51 @@ def test_voxels_are_read_from_the_header(tmp_path: Path) -> None:
     (tmp_path / "b.nii.gz").write_bytes(b"no volume")
     assert read_header(tmp_path / "b.nii.gz") is None
     assert read_header(tmp_path / "c.nii.gz") is None
+
+
+def test_what_an_earlier_run_downloaded_is_used_only_if_the_repository_still_has_it(
+    server: HubServer, tmp_path: Path
+) -> None:
+    """The volume was refused, so that its raw file stayed; the repository has another one now."""
+    project = Project(tmp_path / "p", names_of(3), server)
+    refused = constant_volume()
+    server.files |= dict.fromkeys(map(hub_path, project.names), refused)
+    assert len(project.run().failed) == 3
+    replaced, same, gone = project.names
+    before = server.sent.copy()
+    server.commit = "2" * 40
+    server.files[hub_path(replaced)] = nifti_bytes(5)
+    del server.files[hub_path(gone)]
+    plan = project.generator().plan()
+    assert (plan.local_raw_files, plan.to_download, plan.unavailable) == (1, 1, 1)
+    assert project.raw(replaced).read_bytes() == refused, "a plan changes nothing"
+    result = project.run()
+    assert (result.made, list(result.failed)) == (1, [gone, same])
+    assert server.sent - before == {hub_path(replaced): len(nifti_bytes(5))}
+    source = Manifest(project.folder).read()[item_key(replaced)]["source"]
+    assert source["commit"] == server.commit
+    assert [project.raw(name).exists() for name in project.names] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_used"),
+    [("main", True), ("1" * 40, True), ("2" * 40, False)],
+    ids=["branch", "same", "other"],
+)
+def test_without_an_answer_of_the_hub_an_earlier_download_is_used_unless_another_commit_is_named(
+    revision: str, is_used: bool, server: HubServer, tmp_path: Path
+) -> None:
+    project = Project(tmp_path / "p", names_of(1), server)
+    server.files[hub_path(project.names[0])] = constant_volume()
+    assert len(project.run().failed) == 1
+    downloads = dataclasses.replace(project.config.downloads, revision=revision)
+    config = dataclasses.replace(project.config, downloads=downloads)
+    closed = Hub(downloads.repo_id, revision, endpoint="http://127.0.0.1:9", pause=0)
+    for hub in (None, closed):
+        plan = make_plan(config, hub=hub)
+        assert (plan.local_raw_files, plan.unavailable) == ((1, 0) if is_used else (0, 1))
+        assert plan.hub_down == (hub is not None and not is_used)
+    other = dataclasses.replace(config, downloads=dataclasses.replace(downloads, repo_id="other/CT"))
+    assert make_plan(other).local_raw_files == 0
+    project.put_raw_files()
+    assert make_plan(other).local_raw_files == 1, "the user's own"

@@ -22,6 +22,7 @@ from voxtier.tensors.making.raw_files import part_paths
 
 if TYPE_CHECKING:
     from voxtier.tensors.making.worker_pool import Task
+    from voxtier.tensors.manifest import Entry
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""
@@ -66,6 +67,27 @@ def holds(path: Path, remote: RemoteFile) -> bool:
     except OSError:
         return False
     return digest.hexdigest() == (remote.sha256 or remote.git_oid)
+
+
+def is_current(downloaded: Entry, path: Path, remote: RemoteFile, source: Entry) -> bool:
+    """Whether what an earlier run downloaded is what a download would bring now.
+
+    Parameters
+    ----------
+    downloaded : dict
+        Where it came from, by the manifest.
+    path : Path
+        Where it lies.
+    remote : RemoteFile
+        The file of the repository now.
+    source : dict
+        Where that one comes from.
+    """
+    if all(downloaded.get(name) == source[name] for name in ("repo", "commit")):
+        return True
+    if downloaded.get("sha256") is not None and remote.sha256 is not None:
+        return bool(downloaded["sha256"] == remote.sha256)
+    return holds(path, remote)
 
 
 class Transfer:

@@ -23,6 +23,7 @@ from voxtier.system.text import format_count, format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
+from voxtier.tensors.making.download import is_current
 from voxtier.tensors.making.raw_files import RawState, is_ours, part_paths
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Entry, Manifest
@@ -31,7 +32,7 @@ from voxtier.tensors.states import INTACT
 if TYPE_CHECKING:
     from voxtier.tensors.engine.outcome import Outcome
     from voxtier.tensors.identity.config import Config
-    from voxtier.tensors.making.download import Fetched
+    from voxtier.tensors.making.download import Fetched, RemoteFile
 
 log = logging.getLogger("voxtier.tensors.making.ledger")
 missing_log = logging.getLogger("voxtier.tensors.missing")
@@ -215,6 +216,29 @@ class Ledger:
         """
         self._downloads[task.key] = size, source
         self._record_raw(task, {"path": str(task.raw), "size": size, "ours": True, "source": source})
+
+    def drop_outdated(self, task: Task, remote: RemoteFile, source: Entry) -> None:
+        """Remove a raw file that an earlier run downloaded and that is not the repository's now.
+
+        Parameters
+        ----------
+        task : Task
+            A claimed volume.
+        remote : RemoteFile
+            Its file in the repository.
+        source : dict
+            As for `begin_download`.
+
+        Raises
+        ------
+        OSError
+            It cannot be removed.
+        """
+        downloaded = [self._entries[each.key]["raw"].get("source") or {} for each in self._ours(task)]
+        if not all(is_current(each, task.raw, remote, source) for each in downloaded):
+            task.raw.unlink(missing_ok=True)
+            self._disown(task)
+            log.info("%s: of another commit, and fetched again", task.raw)
 
     def end_download(self, task: Task, outcome: Fetched) -> None:
         """Record what a download found in the place of its file: what it did not put there is not ours."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxtier.errors import BackendError, ConfigError
@@ -23,7 +25,9 @@ from voxtier.tensors.identity.keys import (
     read_volume_names,
     spellings,
 )
+from voxtier.tensors.making.download import is_current
 from voxtier.tensors.making.hub import Hub, RemoteFile
+from voxtier.tensors.making.raw_files import is_ours
 from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 from voxtier.tensors.manifest import Entry, Manifest
 
@@ -184,18 +188,31 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     expected = missing_keys(names, folder)
     paths = ((name, raw_path(config.img_dir, name, config.dir_structure)) for name in expected.missing)
     local = {name: path for name, path in paths if path.is_file()}
-    absent = [name for name in expected.missing if name not in local]
     warnings = _warnings(config, expected)
-    remote: dict[str, RemoteFile] = {}
     entries = Manifest(folder).read()
-    hub_down, detail = False, ""
+    several = spellings(listed)
+    absent = [name for name in expected.missing if name not in local]
+    downloaded = _downloaded(local, several, entries)
+    remote: dict[str, RemoteFile] = {}
+    detail = ""
     why = "no hub is asked: a share of the list downloads nothing" if hub is None else "not in the repository"
-    if absent and hub is not None:
+    is_answered = False
+    if hub is not None and (absent or downloaded):
         try:
-            remote = _ask_hub(hub, absent, entries)
+            remote = _ask_hub(hub, absent, downloaded, entries)
+            is_answered = True
         except BackendError as error:
-            hub_down = True
             why, detail = "the hub does not help", f": {error}"
+    for name, source in downloaded.items():
+        if hub is not None and is_answered:
+            found = remote.pop(name, None)
+            if not _is_current(hub, source, local[name], found):
+                del local[name]
+                remote |= {} if found is None else {name: found}
+        elif not _may_be_current(source, config):
+            del local[name]
+    absent = [name for name in expected.missing if name not in local]
+    hub_down = bool(absent and hub is not None and not is_answered)
     todo = [name for name in expected.missing if name in local or name in remote]
     engine = options.engine or config.engine
     headers = [header for path in local.values() if (header := read_header(path)) is not None]
@@ -235,7 +252,7 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         unavailable_why=why if unavailable else "",
         unreadable_names=expected.unreadable,
         remote=remote,
-        spellings=spellings(listed),
+        spellings=several,
     )
 
 
@@ -247,17 +264,53 @@ def _absent(config: Config, names: list[str]) -> str:
     return f"{format_count(len(names), 'volume')} {are} not on disk (first: {place})"
 
 
-def _ask_hub(hub: Hub, absent: list[str], entries: dict[str, Entry]) -> dict[str, RemoteFile]:
-    """Look the volumes up, but for those that the manifest knows to be missing at this commit."""
+def _downloaded(
+    local: dict[str, Path], several: dict[str, list[str]], entries: dict[str, Entry]
+) -> dict[str, Entry]:
+    """Return where raw files on disk come from that earlier runs have downloaded, by volume name."""
+    found: dict[str, Entry] = {}
+    for name, path in local.items():
+        for each in several.get(name, [name]):
+            entry = entries.get(item_key(each), {})
+            if entry.get("raw") and is_ours(entry, path):  # few: no look at the disk for the others
+                found[name] = entry["raw"].get("source") or {}
+    return found
+
+
+def _ask_hub(
+    hub: Hub, absent: list[str], downloaded: dict[str, Entry], entries: dict[str, Entry]
+) -> dict[str, RemoteFile]:
+    """Look up what is absent, and what was downloaded from another commit.
+
+    Volumes are left out that the manifest knows to be missing at this commit.
+    """
     commit = hub.commit
 
     def is_missing(name: str) -> bool:
         noted = entries.get(item_key(name), {}).get("unavailable") or {}
         return bool(noted.get("commit") == commit)
 
-    paths = {name: hub_path(name) for name in absent if not is_missing(name)}
+    moved = [name for name, source in downloaded.items() if not _is_of(source, hub)]
+    paths = {name: hub_path(name) for name in [*absent, *moved] if not is_missing(name)}
     files = hub.look_up(paths.values())
     return {name: files[path] for name, path in paths.items() if path in files}
+
+
+def _is_of(source: Entry, hub: Hub) -> bool:
+    return (source.get("repo"), source.get("commit")) == (hub.repo_id, hub.commit)
+
+
+def _is_current(hub: Hub, source: Entry, path: Path, found: RemoteFile | None) -> bool:
+    if found is None:  # of the hub's commit, or not there any more
+        return _is_of(source, hub)
+    return is_current(source, path, found, hub.source(found))
+
+
+def _may_be_current(source: Entry, config: Config) -> bool:
+    """Whether a downloaded file is what the configuration names, as far as is known without its hub."""
+    named = config.downloads
+    is_commit = re.fullmatch("[0-9a-f]{40}", named.revision) is not None
+    return source.get("repo") == named.repo_id and (not is_commit or source.get("commit") == named.revision)
 
 
 def _warnings(config: Config, expected: Expected) -> list[str]:

@@ -266,9 +266,15 @@ class _Loop:
         state = self._ledger.claim(task)
         if state == "taken":
             self._claimed_by_others.append(task.volume)
-        elif state == "settled":
+        if state != "claimed":
             return
-        elif task.raw.is_file():
+        if remote is not None and self._hub is not None:
+            try:
+                self._ledger.drop_outdated(task, remote, self._hub.source(remote))
+            except OSError as error:
+                self._ledger.fail(task, f"of another commit, and cannot be removed: {error}")
+                return
+        if task.raw.is_file():
             self._ready.append(task)
         elif remote is None or self._hub is None:
             self._ledger.fail(task, "not on disk, and no repository to download it from")
