@@ -26,6 +26,7 @@ from voxtier.errors import (
     TransientError,
     WrongContentError,
 )
+from voxtier.tensors.claims import Claim
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.policies import HubPolicy, RetryPolicy
 from voxtier.tensors.making.raw_files import part_paths
@@ -296,6 +297,25 @@ def test_a_file_that_appears_beside_a_download_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
     final.unlink()
     assert hub.fetch(remote, final) == "fetched"
+
+
+def test_a_folder_that_another_run_removes_before_the_claim_is_made_again(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has removed its raw file, and with it the folder of the patient, which was empty."""
+    take = Claim.take
+    removed: list[Path] = []
+
+    def remove_and_take(final: Path) -> Claim | None:
+        if not removed:
+            removed.append(final.parent)
+            final.parent.rmdir()
+            final.parent.parent.rmdir()
+        return take(final)
+
+    monkeypatch.setattr(Claim, "take", remove_and_take)
+    assert fetch(server, tmp_path / "train_1" / "train_1_a").read_bytes() == CONTENT
+    assert removed
 
 
 def test_a_part_that_another_wrote_to_never_appears(server: HubServer, tmp_path: Path) -> None:

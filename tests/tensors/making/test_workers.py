@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from collections import Counter
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
-from tensors.cases import names_of
+from tensors.cases import names_of, put_raw
+from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
-from voxtier.tensors.making import resources
-from voxtier.tensors.making.policies import DeathPolicy
+from voxtier.errors import ConfigError
+from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.making import resources, worker
+from voxtier.tensors.making.policies import ChangePolicy, DeathPolicy
 from voxtier.tensors.making.resources import affordable_workers
 from voxtier.tensors.making.worker_pool import Task, WorkerPool
+from voxtier.tensors.manifest import Manifests
 
 
 def test_a_death_halves_the_pool_down_to_one_worker() -> None:
@@ -65,6 +71,98 @@ def test_a_volume_that_kills_its_workers_is_given_up(tmp_path: Path, monkeypatch
     result = project.run(workers=1)
     assert result.made == 2
     assert "signal 9" in result.failed[victim]
+
+
+@pytest.mark.parametrize("was_downloaded", [True, False])
+def test_a_raw_file_that_another_run_removes_from_the_queue_is_fetched_again(
+    was_downloaded: bool, server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for another configuration, with the same folder of images: it had downloaded the file itself."""
+    project = Project(tmp_path / "p", names_of(3), server)
+    if not was_downloaded:
+        put_raw(project.base, project.names[1], 1)
+    removed: list[str] = []
+    submit = WorkerPool.submit
+
+    def remove_and_submit(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        if task.volume == project.names[1] and not removed:
+            task.raw.unlink()
+            removed.append(task.volume)
+        submit(pool, task, mode)
+
+    monkeypatch.setattr(WorkerPool, "submit", remove_and_submit)
+    result = project.run()
+    assert (len(removed), result.made, result.failed, result.exit_code()) == (1, 3, {}, 0)
+    assert not project.raw(project.names[1]).exists()
+    assert Manifests().has_source(project.final(project.names[1]))
+
+
+def test_a_raw_file_that_is_removed_for_good_is_named(
+    tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a hub, or where the hub does not have it, or where it is removed again and again."""
+    project = Project(tmp_path / "p", names_of(2), server)
+    first, second = project.names
+    submits: list[str] = []
+    submit = WorkerPool.submit
+
+    def remove_and_submit(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        task.raw.unlink()
+        submits.append(task.volume)
+        submit(pool, task, mode)
+
+    monkeypatch.setattr(WorkerPool, "submit", remove_and_submit)
+    put_raw(project.base, first)
+    del server.files[hub_path(first)]
+    result = project.run()
+    assert result.failed[first] == "not on disk any more, and not in the repository"
+    assert "no file, or none that can be seen" in result.failed[second]
+    assert Counter(submits) == {first: 1, second: ChangePolicy.CHANGES_PER_VOLUME}
+    alone = Project(tmp_path / "q", names_of(1))
+    alone.put_raw_files()
+    assert list(alone.run().failed.values()) == ["not on disk, and no repository to download it from"]
+    project.assert_sound()
+
+
+def test_a_raw_file_that_cannot_be_asked_for_again_fails_with_the_hub(
+    tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "p", names_of(1), server)
+    put_raw(project.base, project.names[0])
+    submit = WorkerPool.submit
+
+    def remove_and_submit(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        task.raw.unlink()
+        server.api_faults = [Fault("status", at=500)] * 10
+        submit(pool, task, mode)
+
+    monkeypatch.setattr(WorkerPool, "submit", remove_and_submit)
+    result = project.run()
+    assert "gave up after 6 attempts" in result.failed[project.names[0]]
+    assert result.exit_code() == 3
+
+
+def test_a_worker_tells_a_failure_from_a_raw_file_that_changed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "p", names_of(2))
+    raws = project.put_raw_files()
+    project.folder.mkdir()
+
+    def fail(_: object, raw: Path, *arguments: object, **options: object) -> None:
+        if raw == raws[1]:
+            put_raw(project.base, project.names[1], 99)
+        raise ConfigError("no suitable reader")
+
+    monkeypatch.setattr(worker, "make_tensor", fail)
+    for module, name in ((worker.signal, "signal"), (worker.gc, "freeze")):  # this process is no worker
+        monkeypatch.setattr(module, name, lambda *_: None)
+    ours, theirs = Pipe()
+    for name, raw in zip(project.names, raws, strict=True):
+        ours.send((raw, name, project.final(name), "stock"))
+    ours.send(None)
+    worker.serve(theirs, project.config.processing, project.folder, frozenset(), is_proved=True)
+    assert [ours.recv()[0] for _ in range(3)] == ["ready", "failed", "changed"]
 
 
 def test_tensors_do_not_travel_through_shared_memory(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ TIMEOUT = 30.0
 """Seconds without a byte after which a request has failed."""
 WRONG_CONTENTS = 3
 """Downloads with a wrong checksum after which a file is given up."""
+FOLDER_REMOVALS = 100
+"""How often in a row the folder of a download may be removed by others before that counts as a fault."""
 
 T = TypeVar("T")
 
@@ -220,7 +222,6 @@ class Hub:
         self._refuse_offline()
         if self._stop.is_set():
             raise StoppedError("stopped before it began")
-        final.parent.mkdir(parents=True, exist_ok=True)
         with self._claim(final).hold():
             if not os.path.lexists(final):
                 transfer = Transfer(remote, final, self.commit)
@@ -239,9 +240,19 @@ class Hub:
 
         If two wrote to one part, each would find its own bytes right, and the file would be wrong.
         """
-        while (claim := Claim.take(final)) is None:
+        removed = 0
+        while True:
+            try:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                claim = Claim.take(final)
+            except FileNotFoundError:  # a run that has removed its raw file removes the empty folder too
+                removed += 1
+                if removed == FOLDER_REMOVALS:
+                    raise
+                continue
+            if claim is not None:
+                return claim
             self._sleep(0.2)
-        return claim
 
     def _fetch_once(self, transfer: Transfer, on_bytes: Callable[[int], None]) -> None:
         """Fetch what is missing, and let the file appear if its checksum is right."""

@@ -1,7 +1,8 @@
 """The rules of a run, apart from the loop that obeys them.
 
-run.py asks `DiskPolicy` when a volume may begin, `HubPolicy` what a failed download means for the run, and
-`DeathPolicy` what the death of a worker means for the pool and for its volume. hub.py repeats its requests by
+run.py asks `DiskPolicy` when a volume may begin, `HubPolicy` what a failed download means for the run,
+`DeathPolicy` what the death of a worker means for the pool and for its volume, and `ChangePolicy` whether a
+volume begins again whose raw file has gone. hub.py repeats its requests by
 `RetryPolicy`.
 """
 
@@ -185,3 +186,21 @@ class DeathPolicy:
         """Count a death for a volume, and return whether the volume gets another worker."""
         self._deaths[key] += 1
         return self._deaths[key] < self.DEATHS_PER_VOLUME
+
+
+class ChangePolicy:
+    """What it means that a raw file changed before a worker had read it: the volume begins again.
+
+    Runs over other configurations share the folder of images, and remove what they have downloaded.
+    """
+
+    CHANGES_PER_VOLUME = 10
+    """A volume whose raw file changes that often has failed: more runs than that share no folder."""
+
+    def __init__(self) -> None:
+        self._changes: Counter[str] = Counter()
+
+    def try_again(self, key: str) -> bool:
+        """Count a change for a volume, and return whether it begins again."""
+        self._changes[key] += 1
+        return self._changes[key] < self.CHANGES_PER_VOLUME

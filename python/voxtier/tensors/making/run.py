@@ -15,7 +15,8 @@ The journey of one tensor, file by file:
    that is ours and releases the claim.
 
 A volume can fail at step 4 or 6: policies.py (`HubPolicy`, `DeathPolicy`) decides whether it is tried again
-and whether the run goes on; ledger.py counts it as failed and releases the claim.
+and whether the run goes on; ledger.py counts it as failed and releases the claim. One whose raw file was
+removed or replaced before it was read goes back to step 2.
 
 The loop is one thread. Downloads, transforms and cleaning of different volumes overlap.
 """
@@ -36,11 +37,12 @@ from voxtier.errors import ConfigError, StoppedError, VoxtierError
 from voxtier.tensors.engine.headers import Header, read_header
 from voxtier.tensors.engine.proofs import EnginePolicy, Proofs
 from voxtier.tensors.identity.folders import remember_folder
+from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.download import Downloads
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.ledger import Ledger, RunResult
 from voxtier.tensors.making.plan import DEFAULTS, Options, Plan, make_plan, output_size
-from voxtier.tensors.making.policies import DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
+from voxtier.tensors.making.policies import ChangePolicy, DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
 from voxtier.tensors.making.resources import free_disk, has_memory_for, volume_bytes
 from voxtier.tensors.making.runlog import RunLog
 from voxtier.tensors.making.worker_pool import Event, Task, WorkerPool
@@ -177,7 +179,7 @@ class _Loop:
         self._stop = generator.stop
         self._abort = generator.abort
         self._folder = Path(plan.folder)
-        self._remote = plan.remote
+        self._remote = dict(plan.remote)
         self._ledger = ledger
         proofs = None if plan.engine == "stock" else Proofs(config.processing)
         self._engine = EnginePolicy(plan.engine, generator.options.check_every, proofs)
@@ -195,6 +197,7 @@ class _Loop:
         self._disk = disk
         self._hub_policy = HubPolicy(config.img_dir, down=plan.hub_down)
         self._deaths = DeathPolicy()
+        self._changes = ChangePolicy()
         self._output = output_size(config)
         self._oblique = False
         """Whether the core has made an oblique volume, so that it makes the others too."""
@@ -268,21 +271,38 @@ class _Loop:
             self._claimed_by_others.append(task.volume)
         if state != "claimed":
             return
-        if remote is not None and self._hub is not None:
-            try:
-                self._ledger.drop_outdated(task, remote, self._hub.source(remote))
-            except OSError as error:
-                self._ledger.fail(task, f"of another commit, and cannot be removed: {error}")
-                return
+        hub = self._hub
+        try:
+            if remote is None and hub is not None and not (task.raw.is_file() or self._hub_policy.down):
+                remote = self._look_up(hub, task)
+        except VoxtierError as error:
+            self._fail_download(task, error)
+            return
+        try:
+            if remote is not None and hub is not None:
+                self._ledger.drop_outdated(task, remote, hub.source(remote))
+        except OSError as error:
+            self._ledger.fail(task, f"{task.raw}: of another commit, and cannot be removed: {error.strerror}")
+            return
         if task.raw.is_file():
             self._ready.append(task)
-        elif remote is None or self._hub is None:
+        elif hub is None:
             self._ledger.fail(task, "not on disk, and no repository to download it from")
         elif self._hub_policy.down:
             self._ledger.fail(task, "the hub is down")
+        elif remote is None:
+            self._ledger.fail(task, "not on disk any more, and not in the repository")
         else:
-            self._ledger.begin_download(task, remote.size, self._hub.source(remote))
-            self._downloads.start(task, partial(self._hub.fetch, remote, task.raw))
+            self._ledger.begin_download(task, remote.size, hub.source(remote))
+            self._downloads.start(task, partial(hub.fetch, remote, task.raw))
+
+    def _look_up(self, hub: Hub, task: Task) -> RemoteFile | None:
+        """Ask for a volume whose raw file was on disk when the run was planned."""
+        path = hub_path(task.volume)
+        found = hub.look_up([path]).get(path)
+        if found is not None:
+            self._remote[task.volume] = found
+        return found
 
     def _collect_downloads(self) -> None:
         for task, outcome in self._downloads.collect():
@@ -293,14 +313,15 @@ class _Loop:
                     self._ledger.fail(task, f"{task.raw}: a link without a target, or no file")
                 else:
                     self._ready.append(task)
-            elif isinstance(outcome, StoppedError):
-                self._ledger.release(task)
             elif isinstance(outcome, VoxtierError | OSError):
                 self._fail_download(task, outcome)
             else:
                 raise outcome
 
     def _fail_download(self, task: Task, error: Exception) -> None:
+        if isinstance(error, StoppedError):
+            self._ledger.release(task)
+            return
         failure = self._hub_policy.judge(error)
         commit = self._hub.commit if failure.is_missing and self._hub is not None else None
         self._ledger.fail_download(task, str(error), missing_at=commit)
@@ -335,7 +356,11 @@ class _Loop:
         self._settle_engine(event)
         if event.kind == "done":
             self._ledger.made(task, event.facts)
-        elif event.kind == "failed":
+        elif event.kind == "changed" and self._changes.try_again(task.key):
+            log.info("%s: its raw file has changed; it begins again", task.volume)
+            self._ledger.release(task)
+            self._waiting.append(task.volume)
+        elif event.kind in ("failed", "changed"):
             self._ledger.fail(task, event.reason)
             if is_disk_full(event.errno):
                 self._stop_run(f"the disk of {self._folder} is full")

@@ -90,7 +90,7 @@ def make_tensor(
     # Before it is read: the user may lay another one there meanwhile, and no tensor is made of that one.
     found = RawState.of(raw)
     if found is None:
-        raise FileNotFoundError(errno.ENOENT, "is not there any more", str(raw))
+        raise FileNotFoundError(errno.ENOENT, "no file, or none that can be seen", str(raw))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first = {"image": raw, "volume_name": volume}
@@ -133,6 +133,8 @@ def serve(
 ) -> None:
     """Answer ``(raw, volume, final, mode)`` with ``("done", facts, None)`` or ``("failed", text, errno)``.
 
+    A failure is ``("changed", text, errno)`` where the raw file was removed or replaced meanwhile.
+
     Ends on None, or when the other side is gone: an orphaned worker finishes its file and ends.
 
     Parameters
@@ -170,6 +172,7 @@ def serve(
         if request is None:
             return
         raw, volume, final, mode = request
+        before = RawState.of(raw)
         try:
             if mode != "stock" and engine is None:
                 fault = "" if is_proved else find_fault(processing)
@@ -191,6 +194,8 @@ def serve(
             answer = ("failed", str(error), None)
         except Exception as error:
             answer = ("failed", describe_cause(error), getattr(error, "errno", None))
+        if answer[0] == "failed" and (before is None or RawState.of(raw) != before):
+            answer = ("changed", *answer[1:])
         try:
             connection.send(answer)
         except OSError:

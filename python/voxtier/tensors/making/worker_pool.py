@@ -41,7 +41,8 @@ class Task:
 class Event:
     """The end of a task in a worker."""
 
-    kind: Literal["done", "failed", "died"]
+    kind: Literal["done", "failed", "changed", "died"]
+    """``changed``: it failed, and its raw file was removed or replaced meanwhile."""
     task: Task
     facts: dict[str, Any]
     """For ``done``: what `make_tensor` returned."""
@@ -161,7 +162,7 @@ class WorkerPool:
             if kind == "done":
                 events.append(Event("done", task, payload))
             else:
-                events.append(Event("failed", task, {}, payload, number))
+                events.append(Event(kind, task, {}, payload, number))
         return events
 
     def _remove(self, worker: _Worker) -> None:
