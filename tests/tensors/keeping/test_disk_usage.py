@@ -97,6 +97,25 @@ def test_gc_removes_empty_folders_and_parts_of_the_hub_client(healthy: Path, tmp
     assert folder.exists()
 
 
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_gc_lists_a_file_once_where_the_cache_lies_below_the_images(is_linked: bool, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    cache = images / "cache"
+    claim = cache / "folder" / ".a.pt.claim"
+    empty = cache / "old" / "deep"
+    for folder in (claim.parent, empty):
+        folder.mkdir(parents=True)
+    claim.write_text(json.dumps({"pid": 999_999_999, "host": "h", "boot": machine.numbering()}))
+    for folder in (empty, empty.parent):
+        os.utime(folder, (0, 0))
+    if is_linked:
+        (tmp_path / "link").symlink_to(images)
+        images = tmp_path / "link"
+    found = list(find_garbage(cache, images=images))
+    assert [garbage.path for garbage in found] == [claim, empty, empty.parent]
+    assert [remove(garbage) for garbage in found] == ["removed"] * 3
+
+
 def test_evict_refuses_a_budget_that_is_not_a_size(tmp_path: Path) -> None:
     for size in ("1.2.3GB", "many", "", "-1"):
         done = run_cli("evict", tmp_path, "--budget", size)

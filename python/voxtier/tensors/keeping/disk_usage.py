@@ -130,9 +130,19 @@ def find_garbage(
     Yields
     ------
     Garbage
-        A folder comes after its content.
+        Each once, also where one of the two folders lies in the other; a folder comes after its content.
     """
-    listing = list_cache(root)
+    found: set[Path] = set()
+    for garbage in _find_garbage(list_cache(root), wanted, can_be_remade, images):
+        place = Path(os.path.realpath(garbage.path.parent), garbage.path.name)
+        if place not in found:
+            found.add(place)
+            yield garbage
+
+
+def _find_garbage(
+    listing: Listing, wanted: frozenset[str], can_be_remade: Callable[[Path], bool], images: Path | None
+) -> Iterator[Garbage]:
     root = listing.root
     for path in listing.temporaries:
         if not temporary_is_live(path):
