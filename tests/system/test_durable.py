@@ -56,7 +56,7 @@ def test_a_failure_at_any_step_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     if step == "rename":
-        monkeypatch.setattr(durable, "_appear", fail)
+        monkeypatch.setattr(durable, "appear", fail)
     with pytest.raises(OSError, match="No space left"):
         write_file(
             tmp_path / "a",

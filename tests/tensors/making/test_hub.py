@@ -27,9 +27,9 @@ from voxtier.errors import (
     WrongContentError,
 )
 from voxtier.tensors.claims import Claim
+from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.policies import HubPolicy, RetryPolicy
-from voxtier.tensors.making.raw_files import part_paths
 
 PATH = "dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz"
 CONTENT = random.Random(1).randbytes(700_001)

@@ -21,8 +21,8 @@ from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, item_key
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.making.download import RawState, part_paths
 from voxtier.tensors.making.ledger import Ledger
-from voxtier.tensors.making.raw_files import RawState, part_paths
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Manifests
 

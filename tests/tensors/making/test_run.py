@@ -30,8 +30,8 @@ from voxtier.errors import ConfigError
 from voxtier.tensors import build_transforms, preprocess, volume_hash
 from voxtier.tensors.engine.headers import read_header
 from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.making.download import part_paths
 from voxtier.tensors.making.hub import Hub
-from voxtier.tensors.making.raw_files import part_paths
 from voxtier.tensors.making.run import Generator, Options
 
 

@@ -1,6 +1,7 @@
-"""Downloads of raw files: a `Transfer` is one file, kept across kills and checked before it appears.
+"""Raw files: which one lies at a path, whose it is, and downloads, kept across kills and checked at the end.
 
-hub.py drives a transfer; run.py starts and collects several of them at once through `Downloads`.
+worker.py notes the state of the file that it reads (`RawState`), ledger.py removes a file only while it is in
+that state. hub.py drives a `Transfer`; run.py starts and collects several at once through `Downloads`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import email.message
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from voxtier.system.durable import appear, sync_folder
 from voxtier.system.workers import ContextThreads
-from voxtier.tensors.making.raw_files import part_paths
 
 if TYPE_CHECKING:
-    from voxtier.tensors.making.worker_pool import Task
     from voxtier.tensors.manifest import Entry
+
+TaskT = TypeVar("TaskT")
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""
@@ -40,6 +42,60 @@ class RemoteFile:
     """Of LFS files; None for others, which ``git_oid`` identifies."""
     git_oid: str | None
     """SHA-1 of the git object: of its header ``blob <size>\\0`` and the content."""
+
+
+class RawState(NamedTuple):
+    """What tells one raw file from another that is laid in its place, or written over it."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """Return the state of a file; None where there is none."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+    def as_source(self) -> Entry:
+        """Return what the manifest keeps: other runs, and other mounts, must find it again."""
+        return {"size": self.size, "mtime_ns": self.mtime_ns}
+
+
+def part_paths(final: Path) -> tuple[Path, Path]:
+    """Return the paths of an unfinished transfer and of the JSON file that identifies its content."""
+    part = final.with_name(f".{final.name}.part")
+    return part, part.with_name(part.name + ".json")
+
+
+def is_ours(entry: Entry, path: Path) -> bool:
+    """Whether a run downloaded the raw file of a volume; one that the user put in its place is not ours.
+
+    Parameters
+    ----------
+    entry : dict
+        Of the volume, from the manifest.
+    path : Path
+        The raw file. One that is gone already counts as ours.
+
+    Returns
+    -------
+    bool
+        False too for a download that was never finished.
+    """
+    raw = entry.get("raw") or {}
+    if not raw.get("ours"):
+        return False
+    part, found = (RawState.of(each) for each in (part_paths(path)[0], path))
+    if part is not None and part != found:  # else it has both names: its run was killed between them
+        return False
+    return found is None or bool(found.size == raw.get("size", found.size))
 
 
 class _Digest(Protocol):
@@ -228,7 +284,7 @@ class Transfer:
         return False
 
 
-class Downloads:
+class Downloads(Generic[TaskT]):
     """Downloads that run in threads, each for one task.
 
     Parameters
@@ -242,18 +298,18 @@ class Downloads:
     def __init__(self, threads: int, *, on_end: Callable[[], None]) -> None:
         self._executor = ContextThreads(threads, "voxtier-download")
         self._on_end = on_end
-        self._tasks: dict[Future[Fetched], Task] = {}
+        self._tasks: dict[Future[Fetched], TaskT] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, task: Task, fetch: Callable[[], Fetched]) -> None:
+    def start(self, task: TaskT, fetch: Callable[[], Fetched]) -> None:
         """Run ``fetch`` in a thread, now or when one is free."""
         future = self._executor.submit(fetch)
         self._tasks[future] = task
         future.add_done_callback(lambda _: self._on_end())
 
-    def collect(self) -> Iterator[tuple[Task, Fetched | BaseException]]:
+    def collect(self) -> Iterator[tuple[TaskT, Fetched | BaseException]]:
         """Yield the tasks whose downloads have ended, each once, with the outcome or the error."""
         for future in [each for each in self._tasks if each.done()]:
             yield self._tasks.pop(future), future.exception() or future.result()

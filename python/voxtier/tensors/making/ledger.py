@@ -23,8 +23,7 @@ from voxtier.system.text import format_count, format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
-from voxtier.tensors.making.download import is_current
-from voxtier.tensors.making.raw_files import RawState, is_ours, part_paths
+from voxtier.tensors.making.download import RawState, is_current, is_ours, part_paths
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Entry, Manifest
 from voxtier.tensors.states import INTACT

@@ -25,9 +25,8 @@ from voxtier.tensors.identity.keys import (
     read_volume_names,
     spellings,
 )
-from voxtier.tensors.making.download import is_current
+from voxtier.tensors.making.download import is_current, is_ours
 from voxtier.tensors.making.hub import Hub, RemoteFile
-from voxtier.tensors.making.raw_files import is_ours
 from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 from voxtier.tensors.manifest import Entry, Manifest
 

@@ -191,7 +191,7 @@ class _Loop:
             generator.options.accepted,
             is_proved=self._engine.is_proved,
         )
-        self._downloads = Downloads(config.downloads.max_workers, on_end=self._pool.wake)
+        self._downloads: Downloads[Task] = Downloads(config.downloads.max_workers, on_end=self._pool.wake)
         self._batch_size = generator.options.batch_size
         self._download_threads = config.downloads.max_workers
         self._disk = disk

@@ -31,7 +31,7 @@ from voxtier.tensors.engine.pipelines import configured_pipeline
 from voxtier.tensors.engine.self_test import describe_cause, find_fault
 from voxtier.tensors.engine.source import check_result, make_stock
 from voxtier.tensors.identity.pipeline import build_transforms, cache_params_text
-from voxtier.tensors.making.raw_files import RawState
+from voxtier.tensors.making.download import RawState
 from voxtier.tensors.saving import make_plain, save_checked
 
 if TYPE_CHECKING:
