@@ -82,6 +82,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def link_from(link: Path, folder: Path) -> str | None:
+    """Return where a link must lead in another folder to reach the same file; None if it can stay as it is.
+
+    A relative link leads elsewhere from another folder; an absolute one, or a file, does not change.
+    """
+    here = os.path.realpath(link.parent)
+    if not link.is_symlink() or here == os.path.realpath(folder):
+        return None
+    target = os.readlink(link)  # noqa: PTH115 (a path would lose a slash at the end)
+    # Without taking ``..`` away: behind a link to a folder that is another place.
+    return None if os.path.isabs(target) else os.path.join(here, target)  # noqa: PTH117, PTH118
+
+
 class EagerFile(io.FileIO):
     """A file that hands its bytes to the disk while it is being written.
 

@@ -112,13 +112,15 @@ class Manifest:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def note(self, entries: list[Entry]) -> None:
-        """Append entries where that is possible: a cache is valid without them."""
+    def note(self, entries: list[Entry]) -> bool:
+        """Append entries where that is possible, and return whether it was: a cache is valid without them."""
         try:
             if entries:
                 self.record(entries)
         except OSError as error:
             log.warning("%s: the manifest cannot be written: %s", self.path, error)
+            return False
+        return True
 
     def forget(self, keys: list[str]) -> None:
         """Record that the files of these keys are gone."""

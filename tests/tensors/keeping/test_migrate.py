@@ -17,7 +17,7 @@ from monai.data.utils import json_hashing
 from monai.transforms import Compose, Transform
 from monai.utils.enums import TraceKeys
 
-from tensors.cases import fill_cache, run_forked
+from tensors.cases import fill_cache, fork, run_forked
 from voxtier.errors import ConfigError
 from voxtier.tensors import Manifest, list_cache, verify
 from voxtier.tensors.keeping.migrate import (
@@ -230,12 +230,90 @@ def test_a_file_comes_with_its_row_and_that_of_a_gone_file_of_its_name_is_forgot
     assert {key: row["size"] for key, row in Manifest(new).read().items()} == {"c": 6, second.stem: 5}
 
 
+def _die_at_rename(number: int, old: Path, new: Path) -> None:
+    """In a forked child: begin a migration, and be killed at one of its renames."""
+    calls = iter(range(1, 1000))
+    link = os.link
+
+    def link_or_die(*arguments: Any, **options: Any) -> None:
+        if next(calls) == number:
+            os._exit(9)
+        link(*arguments, **options)
+
+    os.link = link_or_die
+    list(carry_out(plan_folder_moves(old, new)))
+
+
+def test_a_killed_migration_leaves_no_row_behind(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows were written at the end alone: those of files that had moved were never joined to them again."""
+    monkeypatch.setattr("voxtier.tensors.keeping.migrate._BATCH", 4)
+    old, new = tmp_path / "old", tmp_path / "new"
+    paths = fill_cache(old, healthy, 10)
+    Manifest(old).record([{"key": path.stem, "volume": path.stem} for path in paths])
+    Manifest(new).record([{"key": path.stem, "volume": "of a file that is gone"} for path in paths])
+    process = fork(_die_at_rename, 7, old, new)
+    process.join()
+    moved = {path.stem for path in new.glob("*.pt")}
+    assert (process.exitcode, len(moved)) == (9, 6)
+    assert {key for key, row in Manifest(new).read().items() if row["volume"] == key} >= moved
+    assert {result for _, result in carry_out(plan_folder_moves(old, new))} == {"moved"}
+    assert [path.name for path in paths if not (new / path.name).is_file()] == []
+    assert {key: row["volume"] for key, row in Manifest(new).read().items()} == {
+        path.stem: path.stem for path in paths
+    }
+    assert Manifest(old).read() == {}
+
+
+def test_rows_that_an_earlier_version_left_behind_follow_their_files(healthy: Path, tmp_path: Path) -> None:
+    """That version wrote the rows after all renames; of another file of the name nothing is known."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    paths = fill_cache(old, healthy, 3)
+    rows = [
+        {"key": path.stem, "volume": "v", "size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+        for path in paths
+    ]
+    Manifest(old).record(rows)
+    old.rename(new)
+    old.mkdir()
+    os.utime(new / paths[2].name, ns=(1, 1))
+    assert [result for _, result in carry_out(plan_folder_moves(old, new))] == ["moved"] * 2
+    assert set(Manifest(new).read()) == {paths[0].stem, paths[1].stem}
+    assert set(Manifest(old).read()) == {paths[2].stem}
+    # The same within a folder, under names of items.
+    (new / paths[0].name).rename(new / "sha.pt")
+    moves = plan_renames(new, ["a"], lambda _: paths[0].stem, lambda _: "sha")
+    assert [result for _, result in carry_out(moves)] == ["moved"]
+    assert Manifest(new).read()["sha"]["volume"] == "v"
+
+
+def test_a_name_that_is_taken_meanwhile_keeps_its_row(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = fill_cache(tmp_path / "old", healthy, 1)
+    old, new = Manifest(tmp_path / "old"), Manifest(tmp_path / "new")
+    old.record([{"key": path.stem, "volume": "mine"}])
+    new.record([{"key": path.stem, "volume": "theirs"}])
+    link = os.link
+
+    def lay_and_link(source: Path, final: Path, **options: Any) -> None:
+        final.write_bytes(b"theirs")
+        link(source, final, **options)
+
+    monkeypatch.setattr(os, "link", lay_and_link)
+    results = [result for _, result in carry_out(plan_folder_moves(old.folder, new.folder))]
+    assert results == ["left: the new name is taken"]
+    assert (old.read()[path.stem]["volume"], new.read()[path.stem]["volume"]) == ("mine", "theirs")
+
+
 def test_files_are_moved_where_no_manifest_can_be_written(healthy: Path, tmp_path: Path) -> None:
     (path,) = fill_cache(tmp_path / "old", healthy, 1)
     Manifest(tmp_path / "old").record([{"key": path.stem, "size": 5}])
     (tmp_path / ".voxtier" / "new").write_text("no folder")
     assert [result for _, result in carry_out([Move(path, tmp_path / "new" / "a.pt")])] == ["moved"]
     assert (tmp_path / "new" / "a.pt").is_file()
+    assert Manifest(tmp_path / "old").read()[path.stem]["size"] == 5
 
 
 def test_a_rename_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_path: Path) -> None:
@@ -249,6 +327,36 @@ def test_a_rename_killed_between_link_and_unlink_is_finished(healthy: Path, tmp_
     assert not linked.exists()
     assert pointed.exists()
     assert (new / linked.name).is_file()
+
+
+def test_relative_links_lead_to_the_same_files_from_another_folder(healthy: Path, tmp_path: Path) -> None:
+    """They were renamed as they are, and all of them dangled."""
+    stored = fill_cache(tmp_path / "store", healthy, 4)
+    old, new = tmp_path / "cache" / "old", tmp_path / "elsewhere" / "below" / "new"
+    old.mkdir(parents=True)
+    new.mkdir(parents=True)
+    for path in stored[:3]:
+        (old / path.name).symlink_to(f"../../store/{path.name}")
+    (old / stored[3].name).symlink_to(stored[3])
+    # An earlier run was killed between its two steps; and a link of another program has the name.
+    (new / stored[1].name).symlink_to(f"{old}/../../store/{stored[1].name}")
+    (new / stored[2].name).symlink_to(stored[2])
+    moves = plan_folder_moves(old, new)
+    results = {move.old.name: result for move, result in carry_out(moves)}
+    taken = "left: the new name is taken"
+    assert [results[path.name] for path in stored] == ["moved", "moved", taken, "moved"]
+    assert [path.name for path in old.iterdir()] == [stored[2].name]
+    assert all((new / path.name).samefile(path) for path in stored)
+    # Within one folder a link stays as it is.
+    (old / "a.pt").symlink_to("../../store")
+    assert [result for _, result in carry_out([Move(old / "a.pt", old / "b.pt")])] == ["moved"]
+    assert (old / "b.pt").readlink() == Path("../../store")
+
+
+def test_an_item_that_is_listed_twice_is_renamed_once(healthy: Path, tmp_path: Path) -> None:
+    (path,) = fill_cache(tmp_path, healthy, 1)
+    moves = plan_renames(tmp_path, ["a", "a"], lambda _: path.stem, lambda _: "new")
+    assert [result for _, result in carry_out(moves)] == ["moved"]
 
 
 def test_a_folder_is_not_moved_into_itself(healthy: Path, tmp_path: Path) -> None:

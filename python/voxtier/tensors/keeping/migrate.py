@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from voxtier import _core
 from voxtier.errors import ConfigError, NotLoadedError
-from voxtier.system.durable import sync_folder
+from voxtier.system.durable import link_from, sync_folder
 from voxtier.system.text import first_line
 from voxtier.tensors.identity.fingerprint import differences
-from voxtier.tensors.manifest import Entry, Manifest, Manifests
+from voxtier.tensors.manifest import Entry, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +83,25 @@ def plan_renames(
     Returns
     -------
     list of Move
-        One per item whose file exists under its old name.
+        One per item whose file exists under its old name, or whose row an earlier run left there.
     """
-    moves = []
+    moves: dict[Move, None] = {}  # an item may be listed twice
+    rows = Manifest(folder).read()
     new_suffix = suffix if new_suffix is None else new_suffix
     for item in items:
         old = folder / f"{old_key(item)}{suffix}.pt"
         new = folder / f"{new_key(item)}{new_suffix}.pt"
-        if old != new and old.is_file():
-            moves.append(Move(old, new))
+        if old == new:
+            is_moved = False
+        elif os.path.lexists(old):
+            is_moved = old.is_file()
+        else:
+            is_moved = _is_left_row(rows.get(old.stem, {}), rows.get(new.stem, {}), new)
+        if is_moved:
+            moves[Move(old, new)] = None
         elif not new.is_file():
             on_absent(item)
-    return moves
+    return list(moves)
 
 
 def change_prefix(value: Any, before: str, after: str) -> Any:
@@ -129,12 +136,21 @@ def change_prefix(value: Any, before: str, after: str) -> Any:
 
 
 def plan_folder_moves(old: Path, new: Path) -> list[Move]:
-    """Return the renames that carry every tensor file of one cache folder to another."""
+    """Return the renames that carry every tensor file of one cache folder to another.
+
+    Rows that an earlier run left behind are among them: it was killed after it had renamed their files.
+    """
     if not old.is_dir():
         raise ConfigError(f"{old}: no such cache folder")
     if new.exists() and new.samefile(old):
         raise ConfigError(f"{new}: is the folder {old} itself: name another one")
-    return [Move(path, new / path.name) for path in sorted(old.glob("*.pt"))]
+    moves = [Move(path, new / path.name) for path in sorted(old.glob("*.pt"))]
+    rows, new_rows = Manifest(old).read(), Manifest(new).read()
+    for key, row in rows.items():
+        move = Move(old / f"{key}.pt", new / f"{key}.pt")
+        if not os.path.lexists(move.old) and _is_left_row(row, new_rows.get(key, {}), move.new):
+            moves.append(move)
+    return moves
 
 
 def parameter_differences(old: Path, new: Path) -> list[str]:
@@ -153,51 +169,143 @@ def _params(folder: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 
+_BATCH = 256
+"""Files whose rows are written together, before the first of them is renamed."""
+
+
 def carry_out(moves: Iterable[Move]) -> Iterator[tuple[Move, str]]:
-    """Rename files and their manifest entries; yield each move with ``moved``, or with why it was left."""
-    folders = set()
-    manifests = Manifests()
-    rows: dict[Path, list[Entry]] = {}
-    try:
-        for move in moves:
-            try:
-                move.new.parent.mkdir(parents=True, exist_ok=True)
-                _rename(move)
-            except FileExistsError:
-                yield move, "left: the new name is taken"
-                continue
-            except OSError as error:
-                yield move, f"left: {error.strerror}"
-                continue
-            folders |= {move.old.parent, move.new.parent}
-            entry = manifests.entry(move.old)
-            for path in (move.old, move.new):  # the new name may be that of a file that is gone
-                if manifests.entry(path):
-                    rows.setdefault(path.parent, []).append({"key": path.stem, "forgotten": True})
+    """Rename files and their manifest entries; yield each move with ``moved``, or with why it was left.
+
+    Rows are written under the new names first, and dropped under the old ones when the files are renamed: a
+    run that is killed leaves some rows under both names, and no file without its row.
+    """
+    rows = _Rows()
+    batch: list[Move] = []
+    names: set[Path] = set()
+    for move in moves:
+        if len(batch) == _BATCH or not names.isdisjoint((move.old, move.new)):  # names that follow each other
+            yield from _carry_out_batch(batch, rows)
+            batch, names = [], set()
+        batch.append(move)
+        names |= {move.old, move.new}
+    yield from _carry_out_batch(batch, rows)
+
+
+class _Rows:
+    """The manifests of the folders that a migration touches."""
+
+    def __init__(self) -> None:
+        self._manifests: dict[Path, Manifest] = {}
+        self._entries: dict[Path, dict[str, Entry]] = {}
+        self.unwritten: set[Path] = set()
+        """Folders to whose manifest nothing could be appended."""
+
+    def entry(self, path: Path) -> Entry:
+        return self._of(path.parent).get(path.stem, {})
+
+    def _of(self, folder: Path) -> dict[str, Entry]:
+        if folder not in self._entries:
+            self._manifests[folder] = Manifest(folder)
+            self._entries[folder] = self._manifests[folder].read()
+        return self._entries[folder]
+
+    def write(self, entries: dict[Path, Entry]) -> None:
+        """Give files these entries, which may be empty, in the place of those that they have."""
+        lines: dict[Path, list[Entry]] = {}
+        for path, entry in entries.items():
+            if self._of(path.parent).pop(path.stem, None):
+                lines.setdefault(path.parent, []).append({"key": path.stem, "forgotten": True})
             if entry:
-                rows.setdefault(move.new.parent, []).append({**entry, "key": move.new.stem})
-            yield move, "moved"
-    finally:
-        for folder in folders:
+                self._of(path.parent)[path.stem] = row = {**entry, "key": path.stem}
+                lines.setdefault(path.parent, []).append(row)
+        for folder, each in lines.items():
+            if not self._manifests[folder].note(each):
+                self.unwritten.add(folder)
+
+
+def _carry_out_batch(batch: list[Move], rows: _Rows) -> list[tuple[Move, str]]:
+    """Carry out moves of which no name occurs twice."""
+    results = dict.fromkeys(batch, "")
+    for move in batch:
+        if not os.path.lexists(move.old) and _is_left_row(
+            rows.entry(move.old), rows.entry(move.new), move.new
+        ):
+            results[move] = "moved"  # by a run that was killed before it wrote the row
+        else:
+            results[move] = _attempt(_refuse_taken, move)
+    goes = [move for move in batch if results[move] in ("", "moved")]
+    before = {move.new: rows.entry(move.new) for move in goes}
+    rows.write({move.new: rows.entry(move.old) for move in goes})
+    try:
+        for move in goes:
+            results[move] = results[move] or _attempt(_rename, move) or "moved"
+    finally:  # also when this is interrupted
+        done = [move for move in goes if results[move] == "moved"]
+        for folder in {folder for move in done for folder in (move.old.parent, move.new.parent)}:
             sync_folder(folder)
-        for folder, lines in rows.items():
-            Manifest(folder).note(lines)
+        rows.write({move.new: before[move.new] for move in goes if move not in done})
+        rows.write({move.old: {} for move in done if move.new.parent not in rows.unwritten})
+    return list(results.items())
+
+
+def _attempt(step: Callable[[Move], None], move: Move) -> str:
+    """Return why a file is left, or an empty text."""
+    try:
+        move.new.parent.mkdir(parents=True, exist_ok=True)
+        step(move)
+    except FileExistsError:
+        return "left: the new name is taken"
+    except OSError as error:
+        return f"left: {error.strerror}"
+    return ""
+
+
+def _refuse_taken(move: Move) -> None:
+    """Raise FileExistsError where another file has the new name.
+
+    Two names of one file are no such case: an earlier run was killed between its two steps.
+    """
+    found = move.old.lstat()
+    if not os.path.lexists(move.new):
+        return
+    target = link_from(move.old, move.new.parent)
+    if target is not None and move.new.is_symlink() and os.readlink(move.new) == target:  # noqa: PTH115
+        return
+    if not os.path.samestat(found, move.new.lstat()) or _is_one_name(move):
+        raise FileExistsError(move.new)
 
 
 def _rename(move: Move) -> None:
     """Rename, but never replace a file, whatever other processes do meanwhile."""
+    target = link_from(move.old, move.new.parent)
     try:
-        os.link(move.old, move.new, follow_symlinks=False)
+        if target is None:
+            os.link(move.old, move.new, follow_symlinks=False)
+        else:
+            move.new.symlink_to(target)
     except FileExistsError:
-        # Two names of one file: an earlier run was killed between its two steps. One name must not go.
-        if not os.path.samestat(move.old.lstat(), move.new.lstat()) or _is_one_name(move):
-            raise
+        _refuse_taken(move)  # one name must not go
     except OSError:  # a file system without hard links, or another one
+        if target is not None:
+            raise
         if os.path.lexists(move.new):
             raise FileExistsError(move.new) from None
         move.old.rename(move.new)
         return
     move.old.unlink(missing_ok=True)
+
+
+def _is_left_row(old: Entry, new: Entry, path: Path) -> bool:
+    """Whether a row under an old name is of the file with the new name, which came there without it."""
+    if not old:
+        return False
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    if new:
+        return {**old, "key": "", "at": 0} == {**new, "key": "", "at": 0}
+    return (old.get("size"), old.get("mtime_ns")) == (found.st_size, found.st_mtime_ns)
 
 
 def _is_one_name(move: Move) -> bool:
