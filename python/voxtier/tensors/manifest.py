@@ -25,15 +25,15 @@ from voxtier.tensors.claims import Claim
 log = logging.getLogger("voxtier.tensors.manifest")
 
 Entry: TypeAlias = dict[str, Any]
-"""One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, records, digest,
-tensors, seconds, created, state, engine, pinned, raw, unavailable."""
+"""One file: ``key`` and any of volume, source, fingerprint, size, mtime_ns, ctime_ns, content_ctime_ns,
+records, digest, tensors, seconds, created, state, engine, pinned, raw, unavailable."""
 
 HUB_FIELDS = ("repo", "commit", "hub_path", "sha256")
 """Of a source: where a volume was downloaded from."""
 _SOURCE = {**dict.fromkeys(("path", *HUB_FIELDS), str), **dict.fromkeys(("size", "mtime_ns"), float)}
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("key", "volume", "state", "digest", "engine"), str),
-    **dict.fromkeys(("at", "size", "mtime_ns", "ctime_ns", "seconds", "created"), float),
+    **dict.fromkeys(("at", "size", "mtime_ns", "ctime_ns", "content_ctime_ns", "seconds", "created"), float),
     **dict.fromkeys(("records", "fingerprint"), dict),
     "tensors": list,
     "source": _SOURCE,

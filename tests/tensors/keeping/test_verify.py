@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from voxtier import _core
 from voxtier.system import machine
 from voxtier.tensors import Manifest, list_cache, load_config, states, verify
 from voxtier.tensors.identity.folders import item_folder, remember_folder
+from voxtier.tensors.keeping.adopt import adopt
 
 
 def test_verify_executes_nothing_and_imports_no_torch(tmp_path: Path) -> None:
@@ -109,6 +111,86 @@ def test_a_time_that_was_set_back_does_not_hide_a_change(healthy: Path, tmp_path
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert run_cli("verify", cache, "--since-last").returncode == 1
+
+
+def _since_last(folder: Path, **options: Any) -> dict[str, tuple[str, str]]:
+    """State of each file, and how it was checked."""
+    found = verify(list_cache(folder), since_last=True, **options)
+    return {Path(each.path).stem: (each.state, each.checked) for each in found}
+
+
+def test_since_last_checks_what_was_not_asked_before(tmp_path: Path) -> None:
+    """After `adopt`, a constant volume and a wrong shape were skipped as right: 0 where 1 is due."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    values = {
+        "right": torch.rand(1, 4, 4, 4),
+        "zero": torch.zeros(1, 4, 4, 4),
+        "other": torch.rand(1, 5, 4, 4),
+    }
+    for name, image in values.items():
+        torch.save({"image": image}, cache / f"{name}.pt")
+    assert list(adopt(cache))
+    skipped = dict.fromkeys(values, ("ok", "manifest"))
+    bad = ("suspicious_content", "full")
+    assert _since_last(cache) == skipped
+    assert _since_last(cache, content=True) == dict.fromkeys(values, ("ok", "full")) | {"zero": bad}
+    assert _since_last(cache, shape=(4, 4, 4)) == {**skipped, "other": bad}
+    wanted = {**skipped, "other": ("orphan", "manifest")}
+    assert _since_last(cache, orphans=["other.pt"]) == wanted
+    assert _since_last(cache, orphans=["other.pt"], shape=(4, 4, 4)) == wanted
+    assert all(state.report and state.report.digest for state in verify(list_cache(cache), digest=True))
+    assert {checked for _, checked in _since_last(cache, digest=True).values()} == {"full"}
+    Manifest(cache).record([{"key": "right", "tensors": [["image"]]}, {"key": "other", "tensors": None}])
+    checked = _since_last(cache, shape=(4, 4, 4))
+    assert checked == {"right": ("ok", "full"), "zero": ("ok", "manifest"), "other": bad}
+
+
+def test_what_verify_was_asked_is_known_from_then_on(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for name, image in {"right": torch.rand(1, 4, 4, 4), "zero": torch.zeros(1, 4, 4, 4)}.items():
+        torch.save({"image": image}, cache / f"{name}.pt")
+    Manifest(cache).record([{"key": name} for name in ("right", "zero")])
+    assert run_cli("verify", cache, "--content").returncode == 1
+    assert run_cli("verify", cache, "--since-last").returncode == 0
+    done = run_cli("verify", cache, "--content", "--since-last", "--json")
+    assert done.returncode == 1
+    assert {Path(row["path"]).stem: row["checked"] for row in rows(done.stdout)} == {
+        "right": "manifest",
+        "zero": "full",
+    }
+    assert _since_last(cache, shape=(4, 4, 4))["right"] == ("ok", "manifest")
+    # Of a file that was written since, its voxels were not seen.
+    torch.save({"image": torch.ones(1, 4, 4, 4)}, cache / "right.pt")
+    assert run_cli("verify", cache).returncode == 0
+    assert _since_last(cache)["right"] == ("ok", "manifest")
+    assert _since_last(cache, content=True)["right"] == ("suspicious_content", "full")
+
+
+def test_a_marker_whose_files_are_gone_is_not_skipped(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "0123.pt").write_bytes(b"")
+    (cache / "0123.pt-image-meta").write_bytes(b"meta")
+    Manifest(cache).record([{"key": "0123"}])
+    assert run_cli("verify", cache).returncode == 0
+    assert _since_last(cache, content=True, shape=(4,)) == {"0123": ("gds_marker", "manifest")}
+    (cache / "0123.pt-image-meta").unlink()
+    assert _since_last(cache) == {"0123": ("truncated", "full")}
+
+
+def test_damage_in_one_folder_counts_beside_what_cannot_be_read_in_another(
+    healthy: Path, tmp_path: Path
+) -> None:
+    """3, "could not be read", hid the 1 of the damaged file."""
+    (path,) = fill_cache(tmp_path / "a", healthy, 1)
+    damage_file(path, "bit flip in tensor")
+    fill_cache(tmp_path / "b", healthy, 1)
+    os.mkfifo(tmp_path / "b" / "pipe.pt")
+    folders = tmp_path / "a", tmp_path / "b"
+    assert [run_cli("verify", folder).returncode for folder in folders] == [1, 3]
+    assert run_cli("verify", *folders).returncode == run_cli("verify", *folders[::-1]).returncode == 1
 
 
 def test_files_without_a_tensor_are_remarked(tmp_path: Path) -> None:

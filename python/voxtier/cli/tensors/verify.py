@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
+from voxtier.cli.exit_codes import EXIT_FINDINGS
 from voxtier.cli.options import AS_JSON, GivenPath, say
 from voxtier.cli.tensors.options import config_option, exit_code, load_cache
 from voxtier.system.progress import Progress
@@ -45,7 +45,8 @@ log.addHandler(logging.NullHandler())  # without a log folder there is no log
 @click.option(
     "--since-last",
     is_flag=True,
-    help="Skip files that were right and were not touched since; bits that rotted meanwhile stay unseen.",
+    help="Skip files of which all that is asked is known and that were not touched since; bits that rotted"
+    " meanwhile stay unseen.",
 )
 @click.option("--content", is_flag=True, help="Also report constant, NaN and infinite volumes.")
 @AS_JSON
@@ -91,7 +92,8 @@ def verify_command(
     if sample is not None and sample != sample:
         raise click.UsageError("--sample is a share from 0 to 1, found nan")
     roots, orphans, can_be_remade, shape = _select(folders, config)
-    code, checked = EXIT_OK, 0
+    checked = 0
+    remaining: list[str] = []
     for root in roots:
         listing = list_cache(root)
         for lmdb in listing.lmdb:
@@ -108,7 +110,7 @@ def verify_command(
             orphans=orphans,
         )
         states = _report_each(results, len(listing.files), as_json=as_json)
-        _record(states)
+        _record(states, content=content)
         if not as_json:
             _summarize(root, states)
         fixed: set[str] = set()
@@ -122,12 +124,12 @@ def verify_command(
                     fixed.add(result.path)
         elif any(state.state in FIXABLE for state in states) and not as_json:
             say("nothing was changed; --fix moves the bad files to quarantine", err=True)
-        code = max(code, exit_code(state.state for state in states if state.path not in fixed))
+        remaining += [state.state for state in states if state.path not in fixed]
         checked += len(states)
-    if not checked and code == EXIT_OK:
+    if not checked:
         say("voxtier: there is no file to check", err=True)
         return EXIT_FINDINGS
-    return code
+    return exit_code(remaining)
 
 
 def _select(
@@ -191,18 +193,23 @@ def _report_each(states: Iterable[FileState], total: int, *, as_json: bool) -> l
     return seen
 
 
-def _record(states: Iterable[FileState]) -> None:
+def _record(states: Iterable[FileState], *, content: bool) -> None:
     """Tell the manifests, where there are any, what was checked in full of the files that they describe."""
-    from voxtier.tensors.keeping.verify import OTHER_FILE
+    from voxtier.tensors.keeping.verify import OTHER_FILE, image_tensors
     from voxtier.tensors.manifest import Manifest
+    from voxtier.tensors.states import FINE
 
     rows_of: dict[Path, list[dict[str, object]]] = {}
     for state in states:
         if state.checked == "full" and state.detail != OTHER_FILE:  # said each time
             path = Path(state.path)
-            row = {"key": path.stem, "state": state.state, "size": state.size, "mtime_ns": state.mtime_ns}
+            row: dict[str, object] = {"key": path.stem, "state": state.state}
+            row |= {"size": state.size, "mtime_ns": state.mtime_ns}
             if state.report is not None:
                 row["ctime_ns"] = state.report.ctime_ns
+                if state.report.state in FINE:
+                    row["tensors"] = image_tensors(state.report)
+                    row |= {"content_ctime_ns": state.report.ctime_ns} if content else {}
             rows_of.setdefault(path.parent, []).append(row)
     for folder, rows in rows_of.items():
         manifest = Manifest(folder)

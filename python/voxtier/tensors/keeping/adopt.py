@@ -10,7 +10,7 @@ from typing import Any
 
 from voxtier import _core
 from voxtier.tensors.identity.fingerprint import differences
-from voxtier.tensors.keeping.verify import FileState, default_threads, list_cache, verify
+from voxtier.tensors.keeping.verify import FileState, default_threads, image_tensors, list_cache, verify
 from voxtier.tensors.manifest import HUB_FIELDS, Entry, Manifest, Manifests
 from voxtier.tensors.states import DAMAGED, FINE, UNREADABLE
 
@@ -64,8 +64,7 @@ def adopt(
         if state.state in FINE:
             row["records"] = {name: crc for name, _, crc in state.report.records}
             row["digest"] = state.report.digest
-            tensors = state.report.tensors
-            row["tensors"] = [[place, *kind] for place, *kind, _ in tensors if place in ("", "image")]
+            row["tensors"] = image_tensors(state.report)
         if path.stem in volumes:
             row["volume"] = volumes[path.stem]
         if path.stem in sources:

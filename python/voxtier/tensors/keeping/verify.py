@@ -12,13 +12,13 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from voxtier import _core
 from voxtier.arguments import as_several
 from voxtier.errors import ConfigError
 from voxtier.system.durable import TEMPORARY, temporary_is_live
-from voxtier.tensors.manifest import Manifests
+from voxtier.tensors.manifest import Entry, Manifests
 from voxtier.tensors.states import FINE
 
 QUARANTINE = "quarantine"
@@ -163,6 +163,8 @@ def verify(
     since_last : bool
         Skip files that the manifest calls intact, and whose size, modification time and time of the inode's
         last change are the same. Bits that rot on the disk change none of them: check in full now and then.
+        Files of which the manifest does not answer what is asked here are checked: with `content` those whose
+        voxels were not looked at yet, with `shape` those of another or no known shape, with `digest` all.
     content : bool
         Also report constant, NaN and infinite volumes.
     shape : tuple of int, optional
@@ -192,8 +194,13 @@ def verify(
     full: list[Path] = []
     quick: list[Path] = []
     draw = random.Random(seed)
+    unwanted = frozenset(as_several(orphans))
     for path in listing.files:
-        unchanged = _unchanged_since_last(path, manifests) if since_last else None
+        unchanged = None
+        if since_last and not digest:
+            unchanged = _unchanged_since_last(
+                path, manifests.entry(path), listing, content=content, shape=shape, orphans=unwanted
+            )
         if unchanged is not None:
             yield unchanged
         elif mode == "quick" and sample is None:
@@ -202,7 +209,7 @@ def verify(
             full.append(path)
         else:
             quick.append(path)
-    threads, unwanted = threads or default_threads(), frozenset(as_several(orphans))
+    threads = threads or default_threads()
     for paths, crc in ((full, True), (quick, False)):
         verifier = _core.ParallelVerifier(paths, crc=crc, content=content, digest=digest, threads=threads)
         try:
@@ -249,9 +256,9 @@ def judge(
     if path in listing.gds_markers and report.size == 0:
         state, detail = "gds_marker", "empty marker of a GDSDataset, whose tensors lie in the files beside it"
     elif state == "ok" and path.name in orphans:
-        state, detail = "orphan", "no volume of the lists has this key"
+        state, detail = "orphan", _NOT_WANTED
     elif state in FINE and shape is not None:
-        found = next((tensor[2] for tensor in report.tensors if tensor[0] in ("", "image")), None)
+        found = image_tensors(report)[0][2] if image_tensors(report) else None
         if found is None or tuple(found[-len(shape) :]) != shape:
             state = "suspicious_content"
             expected = ", ".join(map(str, shape))
@@ -261,9 +268,30 @@ def judge(
     )
 
 
-def _unchanged_since_last(path: Path, manifests: Manifests) -> FileState | None:
-    entry = manifests.entry(path)
-    if entry.get("state") not in FINE or "mtime_ns" not in entry:
+_NOT_WANTED = "no volume of the lists has this key"
+
+
+def image_tensors(report: _core.TensorReport) -> list[list[Any]]:
+    """Return key path, dtype and shape of each image tensor, as the manifest has them."""
+    return [[place, *kind] for place, *kind, _ in report.tensors if place in ("", "image")]
+
+
+def _unchanged_since_last(
+    path: Path,
+    entry: Entry,
+    listing: Listing,
+    *,
+    content: bool,
+    shape: tuple[int, ...] | None,
+    orphans: frozenset[str],
+) -> FileState | None:
+    """Return the state of a file that need not be looked at: its entry answers all that is asked."""
+    state, detail = entry.get("state"), ""
+    if state == "orphan":  # of other lists perhaps: a file that was found right
+        state = "ok"
+    if state not in FINE or "mtime_ns" not in entry:
+        return None
+    if state == "gds_marker" and path not in listing.gds_markers:  # the files beside it are gone
         return None
     try:
         found = path.stat()
@@ -273,9 +301,22 @@ def _unchanged_since_last(path: Path, manifests: Manifests) -> FileState | None:
         return None
     if entry.get("ctime_ns", found.st_ctime_ns) != found.st_ctime_ns:  # no program can set this time back
         return None
+    if content and state != "gds_marker" and entry.get("content_ctime_ns") != found.st_ctime_ns:
+        return None
+    if state == "ok" and path.name in orphans:
+        state, detail = "orphan", _NOT_WANTED
+    elif shape is not None and state != "gds_marker" and not _had_shape(entry, shape):
+        return None
     return FileState(
-        str(path), entry["state"], size=found.st_size, mtime_ns=found.st_mtime_ns, checked="manifest"
+        str(path), state, detail=detail, size=found.st_size, mtime_ns=found.st_mtime_ns, checked="manifest"
     )
+
+
+def _had_shape(entry: Entry, shape: tuple[int, ...]) -> bool:
+    try:
+        return tuple(entry["tensors"][0][2][-len(shape) :]) == shape
+    except (KeyError, IndexError, TypeError):  # not recorded, or edited
+        return False
 
 
 def _compare_with_manifest(state: FileState, report: _core.TensorReport, manifests: Manifests) -> FileState:
