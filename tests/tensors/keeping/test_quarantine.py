@@ -59,6 +59,34 @@ def test_fix_refuses_when_more_than_a_fifth_is_damaged(healthy: Path, tmp_path: 
     assert sum(path.exists() for path in paths) == 7
 
 
+def test_files_that_cannot_be_read_do_not_speak_for_the_disk(healthy: Path, tmp_path: Path) -> None:
+    """Twelve links to a disk that was not there counted as good, so all files that were there were moved."""
+    cache = tmp_path / "cache"
+    paths = fill_cache(cache, healthy, 3)
+    for path in paths:
+        damage_file(path, "all zero")
+    for number in range(12):
+        (cache / f"{number}.pt").symlink_to(tmp_path / "unmounted" / f"{number}.pt")
+    done = run_cli("verify", cache, "--fix")
+    assert (done.returncode, "3 of 3 readable files are bad" in done.stderr) == (1, True)
+    assert all(path.exists() for path in paths)
+
+
+def test_a_relative_link_in_quarantine_leads_to_the_damaged_file(healthy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    paths = fill_cache(cache / "abc", healthy, 10)
+    (stored,) = fill_cache(tmp_path / "store", healthy, 1)
+    paths[0].unlink()
+    paths[0].symlink_to(f"../../store/{stored.name}")
+    damage_file(stored, "cut to 50 %")
+    content = stored.read_bytes()
+    assert run_cli("verify", cache, "--fix").returncode == 0
+    (moved,) = (cache / "quarantine").rglob("*.pt")
+    assert (moved.is_symlink(), moved.read_bytes() == content) == (True, True)
+    assert not os.path.lexists(paths[0])
+    assert stored.is_file()
+
+
 def test_fix_leaves_files_that_cannot_be_read(healthy: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     paths = fill_cache(cache, healthy, 4)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from voxtier import _core
 from voxtier.errors import CircuitOpenError
-from voxtier.system.durable import sync_folder, write_text
+from voxtier.system.durable import link_from, sync_folder, write_text
+from voxtier.system.text import format_count
 from voxtier.tensors.claims import Claim, claim_is_live
 from voxtier.tensors.keeping.verify import QUARANTINE, FileState, Listing, judge
-from voxtier.tensors.states import DAMAGED, FIXABLE, NOTED
+from voxtier.tensors.states import DAMAGED, FIXABLE, NOTED, UNREADABLE
 
 MAX_SHARE = 0.20
-"""The share of fixable files above which the circuit breaker refuses."""
+"""The share of fixable files, of those that could be read, above which the circuit breaker refuses."""
 MAX_BAD = 1000
 """The number of fixable files above which the circuit breaker refuses."""
 
@@ -46,13 +47,13 @@ def _objection(states: Iterable[FileState], max_bad: int) -> str | None:
     """Return why the circuit breaker refuses, or None."""
     bad = total = 0
     for state in states:
-        if state.state not in NOTED:
+        if state.state not in NOTED | UNREADABLE:  # of a file that was not read nothing is known
             total += 1
             bad += state.state in FIXABLE
     if bad > max_bad:
         return f"{bad} bad files, more than {max_bad}"
     if bad > MAX_SHARE * total:
-        return f"{bad} of {total} files are bad, more than {MAX_SHARE:.0%}"
+        return f"{bad} of {format_count(total, 'readable file')} are bad, more than {MAX_SHARE:.0%}"
     return None
 
 
@@ -92,7 +93,8 @@ def fix(
     Raises
     ------
     CircuitOpenError
-        More than a fifth of the files, or more than ``max_bad``, are fixable, and ``force`` is off.
+        More than a fifth of the files that could be read, or more than ``max_bad``, are fixable, and
+        ``force`` is off.
     """
     objection = _objection(states, max_bad)
     if objection and not force:
@@ -135,7 +137,12 @@ def _remove(path: Path, state: FileState, base: Path, run: str, *, delete: bool,
     write_text(target.with_name(target.name + ".json"), json.dumps(reason, indent=2))
     if target.exists():
         raise FileExistsError(f"{target} exists")
-    path.rename(target)
+    elsewhere = link_from(path, target.parent)
+    if elsewhere is None:
+        path.rename(target)
+    else:
+        target.symlink_to(elsewhere)
+        path.unlink()
     sync_folder(target.parent)
     sync_folder(path.parent)
     detail = state.detail
