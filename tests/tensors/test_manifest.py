@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from monai.data import PersistentDataset
@@ -17,6 +18,7 @@ from voxtier.tensors import manifest as manifest_module
 from voxtier.tensors.identity.folders import item_folder
 from voxtier.tensors.keeping.adopt import Stale, adopt, find_stale
 from voxtier.tensors.keeping.disk_usage import choose_evictions, find_duplicates
+from voxtier.tensors.keeping.migrate import Move, carry_out, plan_folder_moves, plan_renames
 from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.plan import make_plan
 from voxtier.tensors.manifest import Manifests
@@ -34,6 +36,46 @@ def test_the_manifest_survives_set_data(healthy: Path, tmp_path: Path) -> None:
     PersistentDataset([1], Compose([Refuse()]), cache).set_data([2])
     assert list(cache.iterdir()) == []
     assert len(Manifest(cache).read()) == 2
+
+
+def _shut(manifest: Manifest, part: str) -> None:
+    """Make the folder or a segment unreadable: a link in a circle refuses root too."""
+    manifest.path.mkdir(parents=True, exist_ok=True)
+    if part == "segment":
+        (manifest.path / "of another user.jsonl").symlink_to("of another user.jsonl")
+    else:
+        manifest.path.rename(manifest.path.with_name("away"))
+        manifest.path.symlink_to(manifest.path)
+
+
+@pytest.mark.parametrize("part", ["folder", "segment"])
+def test_a_manifest_that_cannot_be_read_refuses_what_depends_on_it(
+    healthy: Path, tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A valid cache was refused as a whole, and a segment passed over in silence: pins were unknown."""
+    cache = tmp_path / "c"
+    paths = fill_cache(cache, healthy, 2)
+    list(adopt(cache))
+    manifest = Manifest(cache)
+    _shut(manifest, part)
+    assert manifest.read().keys() == ({path.stem for path in paths} if part == "segment" else set())
+    assert "the manifest cannot be read, so it is left out" in caplog.text
+    assert {state.state for state in verify(list_cache(cache), since_last=True)} == {"ok"}
+    manifest.compact()
+    with pytest.raises(ConfigError, match="what is pinned is not known"):
+        choose_evictions(list_cache(cache), 0, can_be_remade=lambda _: True, force=True)
+    for refused in (
+        lambda: plan_folder_moves(cache, tmp_path / "new"),
+        lambda: plan_renames(cache, [1], str, str),
+        lambda: list(carry_out([Move(paths[0], cache / "new.pt")])),
+        lambda: list(adopt(cache)),
+        lambda: list(find_stale(cache, {})),
+    ):
+        with pytest.raises(OSError, match="symbolic links"):
+            refused()
+    assert all(path.is_file() for path in paths)
+    done = run_cli("verify", cache)
+    assert (done.returncode, "2 ok" in done.stdout, "left out" in done.stderr) == (0, True, True)
 
 
 def test_segments_of_finished_processes_are_joined(tmp_path: Path) -> None:
@@ -115,10 +157,10 @@ def test_runs_that_end_together_lose_no_line(tmp_path: Path, monkeypatch: pytest
     claim.release()
     join = Manifest._merge
 
-    def join_late(reader: Manifest, segments: list[Path]) -> dict[str, dict[str, object]]:
+    def join_late(reader: Manifest, segments: list[Path], *rest: Any) -> dict[str, dict[str, object]]:
         if reader is manifest:
             Manifest(cache).compact()  # between the list of files and their contents
-        return join(reader, segments)
+        return join(reader, segments, *rest)
 
     monkeypatch.setattr(Manifest, "_merge", join_late)
     assert sorted(manifest.read()) == ["a0", "a1", "a2"]

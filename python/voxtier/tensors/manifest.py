@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,34 +61,62 @@ class Manifest:
         """Whether anything was ever recorded."""
         return next(self._segments(), None) is not None
 
-    def read(self) -> dict[str, Entry]:
-        """Return an entry per key; a later line adds to an earlier one and overrides its values."""
+    def read(self, *, strict: bool = False) -> dict[str, Entry]:
+        """Return an entry per key; a later line adds to an earlier one and overrides its values.
+
+        Parameters
+        ----------
+        strict : bool
+            Raise where something cannot be read. By default it is left out with a warning: a cache is valid
+            without its manifest.
+
+        Raises
+        ------
+        OSError
+            With ``strict``: the folder or a segment cannot be read.
+        """
         segments = list(self._segments())
         while True:
-            entries = self._merge(segments)
-            present = list(self._segments())
+            failures: list[OSError] = []
+            entries = self._merge(segments, failures.append)
+            present = list(self._segments(failures.append))
             if set(segments) <= set(present):
-                return entries
+                break
             segments = present  # another process has joined some of them meanwhile
+        if failures and strict:
+            raise failures[0]
+        if failures:
+            log.warning("%s: the manifest cannot be read, so it is left out: %s", self.path, failures[0])
+        return entries
 
-    def _merge(self, segments: Iterable[Path]) -> dict[str, Entry]:
+    def _merge(self, segments: Iterable[Path], on_error: Callable[[OSError], object]) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
-        for line in sorted(self._lines(segments), key=_time):
+        for line in sorted(self._lines(segments, on_error), key=_time):
             if line.get("forgotten"):
                 entries.pop(line["key"], None)
             else:
                 entries.setdefault(line["key"], {}).update(line)
         return entries
 
-    def _segments(self) -> Iterator[Path]:
-        if self.path.is_dir():
-            yield from sorted(self.path.glob("*.jsonl"))
+    def _segments(self, on_error: Callable[[OSError], object] = lambda _: None) -> Iterator[Path]:
+        try:
+            with os.scandir(self.path) as listed:
+                names = sorted(entry.name for entry in listed)
+        except (FileNotFoundError, NotADirectoryError):  # nothing was ever recorded
+            return
+        except OSError as error:
+            on_error(error)
+            return
+        yield from (self.path / name for name in names if name.endswith(".jsonl"))
 
-    def _lines(self, segments: Iterable[Path]) -> Iterator[Entry]:
+    def _lines(self, segments: Iterable[Path], on_error: Callable[[OSError], object]) -> Iterator[Entry]:
         for segment in segments:
             try:
                 content = segment.read_bytes()
-            except OSError:
+            except FileNotFoundError:  # joined meanwhile
+                continue
+            except OSError as error:
+                on_error(error)
                 continue
             yield from _parse(content)
 
@@ -230,15 +258,22 @@ def _is_in_use(segment: Path) -> bool:
 
 
 class Manifests:
-    """The manifests of several cache folders, each read when a file of its folder is first asked for."""
+    """The manifests of several cache folders, each read when a file of its folder is first asked for.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    strict : bool
+        As for `Manifest.read`.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._entries: dict[Path, dict[str, Entry]] = {}
 
     def entry(self, path: Path) -> Entry:
         """Return the entry of a tensor file, empty if there is none."""
         if path.parent not in self._entries:
-            self._entries[path.parent] = Manifest(path.parent).read()
+            self._entries[path.parent] = Manifest(path.parent).read(strict=self._strict)
         return self._entries[path.parent].get(path.stem, {})
 
     def has_source(self, path: Path) -> bool:

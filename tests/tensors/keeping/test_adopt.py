@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, write_project
+from tensors.cases import fill_cache, names_of, put_raw, rows, run_cli, run_forked, write_project
 from voxtier._core import verify_tensor_file
 from voxtier.tensors import Manifest, item_key, load_config
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.folders import item_folder, remember_folder
-from voxtier.tensors.keeping.adopt import adopt, find_stale
+from voxtier.tensors.keeping.adopt import adopt, find_stale, list_tensors
 from voxtier.tensors.manifest import Manifests
 
 
@@ -34,6 +34,26 @@ def test_a_deleted_manifest_is_restored_by_adopt(healthy: Path, tmp_path: Path) 
         return {key: {k: v for k, v in entry.items() if k != "at"} for key, entry in entries.items()}
 
     assert without_time(again) == without_time(first)  # entries come in the order in which files were checked
+
+
+def test_explain_tells_of_a_folder_that_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that there is no file."""
+    config = write_project(tmp_path / "p", names_of(1))
+    loaded = load_config(config, environment={})
+    folder = item_folder(loaded)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(folder)
+    remember_folder(loaded, folder)
+    for command in (lambda: list(find_stale(folder, {})), lambda: list_tensors(folder)):
+        with pytest.raises(OSError, match="symbolic links"):
+            command()
+    done = run_forked("explain", "--config", config)
+    assert (done.returncode, "symbolic links" in done.stderr) == (3, True), done.stderr
+    folder.unlink()
+    done = run_forked("explain", "--config", config)
+    assert (done.returncode, "there is no file" in done.stderr) == (1, True)
 
 
 def test_explain_names_what_changed_since_a_file_was_made(healthy: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from tensors.cases import fill_cache, names_of, rows, run_cli, run_unread, write_project
 from tensors.keeping.damage import MATRIX
-from voxtier.cli.tensors.disk_usage import du_command
+from voxtier.cli.tensors.disk_usage import du_command, gc_command, ls_command
+from voxtier.cli.tensors.migrate import migrate_command
 from voxtier.errors import ConfigError
 from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, fix, list_cache, load_config, verify
@@ -228,11 +229,63 @@ def test_folders_that_cannot_be_read_are_told(
     errors: list[OSError] = []
     assert measure_usage(tmp_path, errors.append)["tensors"] == paths[1].stat().st_size
     assert [error.filename for error in errors] == [str(tmp_path / "shut")]
-    done = CliRunner().invoke(du_command, [str(tmp_path)], standalone_mode=False)
-    assert done.return_value == 3
-    assert f"not counted: {tmp_path / 'shut'}: Permission denied" in done.output
+    shut = tmp_path / "shut"
+    commands = (
+        (du_command, [str(tmp_path)], f"not counted: {shut}: Permission denied"),
+        (ls_command, [str(tmp_path)], f"not listed: {shut}: folder: Permission denied"),
+        (ls_command, [str(shut)], f"not listed: {shut}: folder: Permission denied"),
+        (gc_command, [str(tmp_path)], f"not looked into: {shut}: Permission denied"),
+        (migrate_command, [str(tmp_path), "--make-safe"], f"io_error: {shut}: folder: Permission denied"),
+    )
+    for command, arguments, said in commands:
+        done = CliRunner().invoke(command, arguments, standalone_mode=False)
+        assert (done.return_value, done.output.count(said)) == (3, 1), done.output
     with pytest.raises(ConfigError, match="cannot be read"):
         choose_evictions(list_cache(tmp_path), 0, can_be_remade=lambda _: True, force=True)
+
+
+def test_du_tells_what_it_cannot_count(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a manifest of another user it said 0 B and 0, although its help promises 3."""
+    cache = tmp_path / "c"
+    fill_cache(cache, healthy, 1)
+    Manifest(cache).record([{"key": "k"}])
+    scan, found, shut = os.scandir, Path.lstat, Manifest(cache).path
+
+    def refuse(folder: str | os.PathLike[str]) -> os.ScandirIterator[str]:  # type: ignore[name-defined]
+        if str(folder) == str(shut):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    def refuse_size(path: Path) -> os.stat_result:
+        if path.suffix == ".pt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return found(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        done = CliRunner().invoke(du_command, [str(cache)], standalone_mode=False)
+        assert (done.return_value, f"not counted: {shut}: Permission denied" in done.output) == (3, True)
+    monkeypatch.setattr(Path, "lstat", refuse_size)
+    errors: list[OSError] = []
+    assert measure_usage(cache, errors.append)["tensors"] == 0
+    assert [Path(error.filename).suffix for error in errors] == [".pt"]
+    assert measure_usage(tmp_path / "c" / ".." / "c")["manifests"] > 0
+
+
+def test_evict_with_force_does_not_advise_force(healthy: Path, tmp_path: Path) -> None:
+    (path,) = fill_cache(tmp_path, healthy, 1)
+    for force, advised in ((False, True), (True, False)):
+        with pytest.raises(ConfigError) as refused:
+            choose_evictions(
+                list_cache(tmp_path),
+                0,
+                keep=frozenset({path.name}),
+                can_be_remade=lambda _: True,
+                force=force,
+            )
+        assert ("--force" in str(refused.value)) == advised
 
 
 def test_gc_leaves_files_of_other_programs(tmp_path: Path) -> None:

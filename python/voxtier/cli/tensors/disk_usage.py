@@ -16,6 +16,7 @@ from voxtier.system.text import format_bytes, format_count
 
 if TYPE_CHECKING:
     from voxtier.tensors.keeping.disk_usage import Garbage
+    from voxtier.tensors.keeping.verify import FileState
 
 
 @click.command("ls")
@@ -27,12 +28,13 @@ def ls_command(folder: Path, as_json: bool) -> int:
     \b
     voxtier tensors ls /data/cache
 
-    Exit code 1 when there is no cache.
+    Exit code 1 when there is no cache, 3 when a folder could not be read.
     """
     from voxtier.tensors.keeping.disk_usage import list_cache_folders
     from voxtier.tensors.keeping.migrate import parameter_differences
 
-    rows = list(list_cache_folders(folder))
+    unreadable: list[FileState] = []
+    rows = list(list_cache_folders(folder, unreadable.append))
     for row in rows:
         if as_json:
             say(json.dumps(row))
@@ -46,6 +48,10 @@ def ls_command(folder: Path, as_json: bool) -> int:
         for other in folders[1:]:
             for line in parameter_differences(folders[0], other):
                 say(f"  {folders[0].name} -> {other.name}: {line}")
+    for state in unreadable:
+        say(f"not listed: {state.path}: {state.detail}", err=True)
+    if unreadable:
+        return EXIT_PARTIAL
     if not rows:
         say(f"voxtier: {folder}: there is no cache folder", err=True)
     return EXIT_OK if rows else EXIT_FINDINGS
@@ -95,7 +101,7 @@ def gc_command(
     With --config also orphans, and unfinished downloads of `generate` and of the hub's client. An orphan is
     a tensor that no list of the configuration asks for. It is kept unless its source is known to exist: the
     lists may be the wrong ones. What would be removed is listed before it is asked for. Exit code 3 when
-    something could not be removed.
+    something could not be removed, or a folder could not be read.
     """
     from voxtier.tensors.keeping.disk_usage import find_garbage
     from voxtier.tensors.manifest import Manifests
@@ -109,8 +115,19 @@ def gc_command(
         images = settings.img_dir
     if folder is None:
         raise click.UsageError("name a cache folder, or a configuration with --config")
-    garbage = find_garbage(folder, wanted=wanted, can_be_remade=Manifests().has_source, images=images)
-    return _remove_all(list(garbage), force=force, dry_run=dry_run, yes=yes, as_json=as_json)
+    errors: list[OSError] = []
+    found = find_garbage(
+        folder,
+        wanted=wanted,
+        can_be_remade=Manifests().has_source,
+        images=images,
+        unreadable=errors.append,
+    )
+    garbage = list(found)
+    for text in dict.fromkeys(f"{error.filename}: {error.strerror}" for error in errors):
+        say(f"not looked into: {text}", err=True)
+    code = _remove_all(garbage, force=force, dry_run=dry_run, yes=yes, as_json=as_json)
+    return EXIT_PARTIAL if errors and code == EXIT_OK else code
 
 
 @click.command("evict")

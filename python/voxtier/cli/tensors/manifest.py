@@ -80,13 +80,13 @@ def explain_command(config: Path, as_json: bool) -> int:
 
     The directory hash covers neither the reader nor versions nor the source's bytes; the manifest does.
     Exit code 1 when there are such files, files of which the manifest does not say how they were made, or no
-    file at all.
+    file at all; 3 when the cache folder or the manifest cannot be read.
     """
     from voxtier.tensors.identity.fingerprint import describe_processing
-    from voxtier.tensors.keeping.adopt import find_stale
+    from voxtier.tensors.keeping.adopt import find_stale, list_tensors
 
     settings, folder, volumes, _ = load_cache(config)
-    if next(folder.glob("*.pt"), None) is None:
+    if not list_tensors(folder):
         say(f"voxtier: {folder}: there is no file", err=True)
         return EXIT_FINDINGS
     stale = 0

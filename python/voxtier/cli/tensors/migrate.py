@@ -73,7 +73,7 @@ def migrate_command(
     voxtier tensors migrate /data/cache/0a1b2c --make-safe --yes
 
     What would be done is listed before it is asked for. Exit code 1 when no file is concerned, 3 when
-    something was left as it is.
+    something was left as it is or could not be read.
     """
     from voxtier.tensors.keeping.migrate import carry_out, parameter_differences, plan_folder_moves
 
@@ -157,19 +157,24 @@ def _item_moves(
 def _make_safe(folder: Path, *, dry_run: bool, yes: bool, as_json: bool) -> int:
     from voxtier.tensors.keeping.migrate import CONVERTIBLE, make_safe
     from voxtier.tensors.keeping.verify import list_cache, verify
+    from voxtier.tensors.states import UNREADABLE
 
     def report(path: str, result: str) -> None:
         say(json.dumps({"path": path, "result": result}) if as_json else f"{path}: {result}")
 
-    paths = [each.path for each in verify(list_cache(folder), mode="quick") if each.state in CONVERTIBLE]
+    states = list(verify(list_cache(folder), mode="quick"))
+    unread = [each for each in states if each.state in UNREADABLE]
+    for each in unread:
+        say(f"{each.state}: {each.path}: {each.detail}", err=True)
+    paths = [each.path for each in states if each.state in CONVERTIBLE]
     if not paths:
         say(f"{folder}: there is no file to convert", err=True)
-        return EXIT_FINDINGS
+        return EXIT_PARTIAL if unread else EXIT_FINDINGS
     for path in paths if dry_run or not yes else []:
         report(path, "would be converted")
     if not is_confirmed(f"Convert {format_count(len(paths), 'file')}", yes=yes, dry_run=dry_run):
         return EXIT_OK
-    left = 0
+    left = len(unread)
     for path in paths:
         result = make_safe(Path(path))
         left += result.startswith("left")

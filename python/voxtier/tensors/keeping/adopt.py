@@ -44,10 +44,18 @@ def adopt(
     ------
     FileState
         One per file.
+
+    Raises
+    ------
+    OSError
+        The manifest cannot be read or written: what it says of a file's origin would be lost.
     """
-    volumes, sources, before = volumes or {}, sources or {}, Manifests()
+    volumes, sources, before = volumes or {}, sources or {}, Manifests(strict=True)
     batches: dict[Path, list[Entry]] = {}
-    for state in verify(list_cache(root), digest=True):
+    listing = list_cache(root)
+    for path in listing.files:  # all manifests can be read, or nothing is begun
+        before.entry(path)
+    for state in verify(listing, digest=True):
         yield state
         if state.report is None:
             continue
@@ -125,9 +133,14 @@ def find_stale(
     ------
     Stale
         In the order of the keys.
+
+    Raises
+    ------
+    OSError
+        The folder or its manifest cannot be read.
     """
-    entries = Manifest(folder).read()
-    keys = sorted(path.stem for path in folder.glob("*.pt") if path.is_file())
+    entries = Manifest(folder).read(strict=True)
+    keys = [path.stem for path in list_tensors(folder)]
     others = _find_others(folder, [key for key in keys if (entries.get(key) or {}).get("records")], entries)
     for key in keys:
         entry = entries.get(key, {})
@@ -146,6 +159,21 @@ def find_stale(
                     reasons.append(f"source: {source['path']} changed since")
         if reasons:
             yield Stale(key, entry.get("volume"), reasons)
+
+
+def list_tensors(folder: Path) -> list[Path]:
+    """Return the tensor files right in a folder, in the order of their names; none where it is absent.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be read.
+    """
+    try:
+        paths = sorted(folder.iterdir())  # `glob` is silent about a folder that it cannot read
+    except FileNotFoundError:
+        return []
+    return [path for path in paths if path.suffix == ".pt" and path.is_file()]
 
 
 def _find_others(folder: Path, keys: list[str], entries: dict[str, Entry]) -> set[str]:

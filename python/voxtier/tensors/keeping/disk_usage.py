@@ -17,7 +17,7 @@ from typing import Any
 from voxtier.errors import ConfigError
 from voxtier.system.durable import temporary_is_live
 from voxtier.tensors.claims import claim_is_dead
-from voxtier.tensors.keeping.verify import QUARANTINE, Listing, list_cache
+from voxtier.tensors.keeping.verify import QUARANTINE, FileState, Listing, list_cache
 from voxtier.tensors.manifest import Entry, Manifest, Manifests
 
 OLD = 3600.0
@@ -28,9 +28,16 @@ _PARTS = (".nii.gz.part", ".nii.gz.part.json")
 """How the names of unfinished downloads end; other programs have parts too."""
 
 
-def list_cache_folders(root: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row for every cache folder below ``root``: files, bytes, last use, and its parameters."""
+def list_cache_folders(
+    root: Path, unreadable: Callable[[FileState], object] = lambda _: None
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for every cache folder below ``root``: files, bytes, last use, and its parameters.
+
+    `unreadable` is called for every folder that cannot be listed.
+    """
     listing = list_cache(root)
+    for state in listing.unreadable:
+        unreadable(state)
     folders: dict[Path, list[os.stat_result]] = {}
     for path in listing.files:
         with contextlib.suppress(OSError):
@@ -68,13 +75,26 @@ def measure_usage(root: Path, unreadable: Callable[[OSError], object] | None = N
     """Return the bytes of each kind of file: tensors, temporaries, quarantine, manifests, other.
 
     The manifest of a cache folder lies beside it, and counts with it.
-    `unreadable` is called for every folder that cannot be listed; its files are not counted.
+    `unreadable` is called for every folder that cannot be listed, and every file of which the system does
+    not tell the size; they are not counted.
     """
+
+    def report(error: OSError) -> None:
+        if unreadable is not None and not isinstance(error, FileNotFoundError):
+            unreadable(error)
+
+    def size(path: Path) -> int:
+        try:
+            return path.lstat().st_size
+        except OSError as error:
+            report(error)
+            return 0
+
     totals = {"tensors": 0, "temporaries": 0, "quarantine": 0, "manifests": 0, "other": 0}
     listing = list_cache(root)
     tensors, temporaries = set(listing.files), set(listing.temporaries)
     root = listing.root  # absolute, as the paths of the listing
-    for folder, _, names in os.walk(root, onerror=unreadable):
+    for folder, _, names in os.walk(root, onerror=report):
         for name in names:
             path = Path(folder) / name
             kind = "other"
@@ -86,12 +106,9 @@ def measure_usage(root: Path, unreadable: Callable[[OSError], object] | None = N
                 kind = QUARANTINE
             elif ".voxtier" in path.relative_to(root).parts:
                 kind = "manifests"
-            with contextlib.suppress(OSError):
-                totals[kind] += path.lstat().st_size
-    for folder, _, names in os.walk(Manifest(root).path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                totals["manifests"] += Path(folder, name).lstat().st_size
+            totals[kind] += size(path)
+    for folder, _, names in os.walk(Manifest(root).path, onerror=report):
+        totals["manifests"] += sum(size(Path(folder, name)) for name in names)
     return totals
 
 
@@ -113,6 +130,7 @@ def find_garbage(
     wanted: frozenset[str] = frozenset(),
     can_be_remade: Callable[[Path], bool] = lambda _: False,
     images: Path | None = None,
+    unreadable: Callable[[OSError], object] | None = None,
 ) -> Iterator[Garbage]:
     """Yield the files and folders that no live process and no list needs.
 
@@ -126,6 +144,9 @@ def find_garbage(
         Whether a file's source is known to exist; an orphan without a source is precious.
     images : Path, optional
         The image folder, for unfinished downloads older than an hour: of `generate` and of the hub's client.
+
+    unreadable : callable, optional
+        Called for every folder that cannot be listed.
 
     Yields
     ------
@@ -147,14 +168,14 @@ def _find_garbage(
     for path in listing.temporaries:
         if not temporary_is_live(path):
             yield from _garbage(path, "temporary of a dead run")
-    yield from _dead_claims(root)
+    yield from _dead_claims(root, unreadable)
     if wanted:
         for path in listing.files:
             if path.name not in wanted and path not in listing.gds_markers:
                 yield from _garbage(path, "orphan: no list asks for it", precious=not can_be_remade(path))
     yield from _dead_folders(root)
     if images is not None and images.is_dir():
-        yield from _dead_claims(images)
+        yield from _dead_claims(images, unreadable)
         for path in _files(images):
             ours = path.name.startswith(".") and path.name.endswith(_PARTS)
             if (ours or (path.suffix == ".incomplete" and _HUB_CLIENT in path.parts)) and _is_old(path):
@@ -162,8 +183,8 @@ def _find_garbage(
         yield from _dead_folders(images)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
+def _files(root: Path, unreadable: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+    for folder, _, names in os.walk(root, onerror=unreadable):
         yield from (Path(folder) / name for name in sorted(names))
 
 
@@ -174,8 +195,8 @@ def _is_old(path: Path) -> bool:
         return False
 
 
-def _dead_claims(root: Path) -> Iterator[Garbage]:
-    for path in _files(root):
+def _dead_claims(root: Path, unreadable: Callable[[OSError], object] | None) -> Iterator[Garbage]:
+    for path in _files(root, unreadable):
         if path.name.startswith(".") and path.name.endswith(".claim") and claim_is_dead(path):
             yield from _garbage(path, "claim of a dead run")
 
@@ -242,18 +263,25 @@ def choose_evictions(
     Raises
     ------
     ConfigError
-        The files that may be evicted are not enough, or a folder cannot be read.
+        The files that may be evicted are not enough, or a folder or a manifest cannot be read.
     """
     for folder in listing.unreadable:
         raise ConfigError(f"{folder.path}: cannot be read, so what would stay is not known: {folder.detail}")
     candidates = []
     total = 0
-    manifests = Manifests()
+    manifests = Manifests(strict=True)
     for path in listing.files:
+        try:
+            entry = manifests.entry(path)
+        except OSError as error:
+            place = error.filename or path.parent
+            raise ConfigError(
+                f"{place}: the manifest cannot be read, so what is pinned is not known: {error.strerror}"
+            ) from None
         with contextlib.suppress(OSError):
             found = path.stat()
             total += found.st_size
-            if path.name not in keep and not manifests.entry(path).get("pinned"):
+            if path.name not in keep and not entry.get("pinned"):
                 candidates.append((max(found.st_atime, found.st_mtime), path, found.st_size))
     chosen: list[Garbage] = []
     for _, path, size in sorted(candidates):
@@ -263,9 +291,13 @@ def choose_evictions(
             chosen.append(Garbage(path, "least recently used", size))
             total -= size
     if total > budget:
+        why = (
+            "wanted or pinned"
+            if force
+            else "wanted, pinned, or cannot be made again (--force evicts the last)"
+        )
         raise ConfigError(
-            f"{listing.root}: {total:,} bytes would stay, more than {budget:,}: the rest is wanted, pinned,"
-            " or cannot be made again (--force evicts the last)"
+            f"{listing.root}: {total:,} bytes would stay, more than {budget:,}: the rest is {why}"
         )
     return chosen
 

@@ -86,7 +86,7 @@ def plan_renames(
         One per item whose file exists under its old name, or whose row an earlier run left there.
     """
     moves: dict[Move, None] = {}  # an item may be listed twice
-    rows = Manifest(folder).read()
+    rows = Manifest(folder).read(strict=True)
     new_suffix = suffix if new_suffix is None else new_suffix
     for item in items:
         old = folder / f"{old_key(item)}{suffix}.pt"
@@ -145,7 +145,7 @@ def plan_folder_moves(old: Path, new: Path) -> list[Move]:
     if new.exists() and new.samefile(old):
         raise ConfigError(f"{new}: is the folder {old} itself: name another one")
     moves = [Move(path, new / path.name) for path in sorted(old.glob("*.pt"))]
-    rows, new_rows = Manifest(old).read(), Manifest(new).read()
+    rows, new_rows = (Manifest(folder).read(strict=True) for folder in (old, new))
     for key, row in rows.items():
         move = Move(old / f"{key}.pt", new / f"{key}.pt")
         if not os.path.lexists(move.old) and _is_left_row(row, new_rows.get(key, {}), move.new):
@@ -206,7 +206,7 @@ class _Rows:
     def _of(self, folder: Path) -> dict[str, Entry]:
         if folder not in self._entries:
             self._manifests[folder] = Manifest(folder)
-            self._entries[folder] = self._manifests[folder].read()
+            self._entries[folder] = self._manifests[folder].read(strict=True)
         return self._entries[folder]
 
     def write(self, entries: dict[Path, Entry]) -> None:
