@@ -182,6 +182,26 @@ def test_make_safe_converts_the_legacy_format_and_leaves_what_no_plain_value_sta
             assert path.read_bytes() == before[name]
 
 
+def test_make_safe_leaves_numbers_that_would_become_negative(tmp_path: Path) -> None:
+    """uint64 above 2**63 came back negative, in the only copy, and was called converted."""
+    most = np.array([2**63 - 1, 0], dtype=np.uint64)
+    values = {
+        "most": most,
+        "empty": most[:0],
+        "more": most + np.uint64(1),
+        "nested": {"a": [most, (np.array(2**64 - 1, dtype=">u8"),)]},
+    }
+    for name, value in values.items():
+        torch.save({"image": torch.ones(2), "x": value}, tmp_path / f"{name}.pt")
+    before = {path.stem: path.read_bytes() for path in tmp_path.iterdir()}
+    results = {name: make_safe(tmp_path / f"{name}.pt") for name in values}
+    assert (results["most"], results["empty"]) == ("converted", "converted")
+    assert torch.load(tmp_path / "most.pt")["x"].tolist() == [2**63 - 1, 0]
+    for name in ("more", "nested"):
+        assert results[name].startswith("left: it holds numbers above 2**63 - 1")
+        assert (tmp_path / f"{name}.pt").read_bytes() == before[name]
+
+
 def test_make_safe_names_the_class_of_an_error_without_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

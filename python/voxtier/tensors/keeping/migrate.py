@@ -352,4 +352,19 @@ def make_safe(path: Path) -> str:
 def _arrays_to_tensors(value: Any) -> Any:
     from monai.utils import convert_to_tensor
 
+    _refuse_large_numbers(value)
     return convert_to_tensor(value, convert_numeric=False, track_meta=False)
+
+
+def _refuse_large_numbers(value: Any) -> None:
+    """Raise NotLoadedError for an array whose numbers would change: MONAI makes int64 of uint64."""
+    import numpy as np
+
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            _refuse_large_numbers(item)
+    is_unsigned = isinstance(value, np.ndarray) and value.dtype.kind == "u"
+    if is_unsigned and value.size and value.max() > np.iinfo(np.int64).max:
+        raise NotLoadedError("it holds numbers above 2**63 - 1 (uint64), of which MONAI makes negative ones")
