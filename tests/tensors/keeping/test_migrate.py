@@ -286,6 +286,33 @@ def test_a_killed_migration_leaves_no_row_behind(
     assert Manifest(old).read() == {}
 
 
+def test_an_interrupted_migration_keeps_each_row_with_its_file(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    paths = fill_cache(old, healthy, 5)
+    Manifest(old).record([{"key": path.stem, "volume": "mine"} for path in paths])
+    Manifest(new).record([{"key": path.stem, "volume": "of a file that is gone"} for path in paths])
+    unlink, calls = Path.unlink, iter(range(5))
+
+    def unlink_and_interrupt(path: Path, **options: bool) -> None:
+        unlink(path, **options)
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(carry_out(plan_folder_moves(old, new)))
+    moved = {path.stem for path in new.glob("*.pt")}
+    assert len(moved) == 3
+    volumes = {key: row["volume"] for key, row in Manifest(new).read().items()}
+    assert volumes == {
+        path.stem: "mine" if path.stem in moved else "of a file that is gone" for path in paths
+    }
+    assert Manifest(old).read().keys() == {path.stem for path in paths} - moved
+
+
 def test_rows_that_an_earlier_version_left_behind_follow_their_files(healthy: Path, tmp_path: Path) -> None:
     """That version wrote the rows after all renames; of another file of the name nothing is known."""
     old, new = tmp_path / "old", tmp_path / "new"

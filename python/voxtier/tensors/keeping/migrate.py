@@ -239,8 +239,12 @@ def _carry_out_batch(batch: list[Move], rows: _Rows) -> list[tuple[Move, str]]:
     try:
         for move in goes:
             results[move] = results[move] or _attempt(_rename, move) or "moved"
-    finally:  # also when this is interrupted
-        done = [move for move in goes if results[move] == "moved"]
+    finally:  # also when this is interrupted, perhaps between a rename and its result
+        done = {
+            move
+            for move in goes
+            if results[move] == "moved" or (os.path.lexists(move.new) and not os.path.lexists(move.old))
+        }
         for folder in {folder for move in done for folder in (move.old.parent, move.new.parent)}:
             sync_folder(folder)
         rows.write({move.new: before[move.new] for move in goes if move not in done})
