@@ -144,7 +144,6 @@ def find_garbage(
         Whether a file's source is known to exist; an orphan without a source is precious.
     images : Path, optional
         The image folder, for unfinished downloads older than an hour: of `generate` and of the hub's client.
-
     unreadable : callable, optional
         Called for every folder that cannot be listed.
 
@@ -154,7 +153,7 @@ def find_garbage(
         Each once, also where one of the two folders lies in the other; a folder comes after its content.
     """
     found: set[Path] = set()
-    for garbage in _find_garbage(list_cache(root), wanted, can_be_remade, images):
+    for garbage in _find_garbage(list_cache(root), wanted, can_be_remade, images, unreadable):
         place = Path(os.path.realpath(garbage.path.parent), garbage.path.name)
         if place not in found:
             found.add(place)
@@ -162,7 +161,11 @@ def find_garbage(
 
 
 def _find_garbage(
-    listing: Listing, wanted: frozenset[str], can_be_remade: Callable[[Path], bool], images: Path | None
+    listing: Listing,
+    wanted: frozenset[str],
+    can_be_remade: Callable[[Path], bool],
+    images: Path | None,
+    unreadable: Callable[[OSError], object] | None,
 ) -> Iterator[Garbage]:
     root = listing.root
     for path in listing.temporaries:
