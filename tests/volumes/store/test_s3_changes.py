@@ -15,8 +15,9 @@ pytest.importorskip("obstore")
 
 from volumes.store.test_s3 import reachable, server  # noqa: F401
 from volumes.support.images import code_of, pairs
-from voxtier.errors import BackendError, NotFoundError
+from voxtier.errors import BackendError, ConfigError, NotFoundError
 from voxtier.volumes import RadiObject, TileConfig, Volume, configure, get_config
+from voxtier.volumes.compat.utils import delete_tiledb_uri
 from voxtier.volumes.tiledb.session import Session, read_kind, remove_tree
 
 pytestmark = pytest.mark.usefixtures("reachable")
@@ -152,6 +153,28 @@ def test_a_volume_is_made_where_one_was_removed() -> None:
     assert np.array_equal(Volume.from_numpy(volume.uri, data + 1)[:], data + 1)
     remove_tree(f"{volume.uri}/__nothing", session)
     assert np.array_equal(Volume(volume.uri)[:], data + 1)
+
+
+def test_a_prefix_with_objects_is_no_place_of_a_volume_and_loses_none() -> None:
+    import tiledb
+
+    data = noise(1)
+    vfs = tiledb.VFS(ctx=Session.of(None).context())
+    for name in ("mine/notes.txt", "mine/scans/a.nii"):
+        with vfs.open(f"s3://vox/{name}", "wb") as file:
+            file.write(b"the only copy")
+    with pytest.raises(ConfigError, match="choose another place"):
+        Volume.from_numpy("s3://vox/mine", data)
+    volume, _ = make("deleted", replicas=("sagittal",))
+    with pytest.raises(ConfigError, match="already exists"):
+        Volume.from_numpy(volume.uri, data)
+    with vfs.open(f"{volume.uri}/scans/a.nii", "wb") as file:
+        file.write(b"the only copy")
+    delete_tiledb_uri(volume.uri)
+    for place in ("mine", "deleted"):
+        assert read_kind(f"s3://vox/{place}", Session.of(None)) is None
+        assert vfs.is_file(f"s3://vox/{place}/scans/a.nii")
+        assert not any("/__" in key for key in vfs.ls_recursive(f"s3://vox/{place}"))
 
 
 def test_a_copy_holds_what_another_process_wrote_since_the_volume_was_opened(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from voxtier.arguments import several
 from voxtier.errors import ConfigError
 from voxtier.volumes.compat.dataframe import Dataframe
 from voxtier.volumes.compat.volume_collection import VolumeCollection
-from voxtier.volumes.tiledb.session import Session, Uri, as_uri, is_remote, read_kind, remove_tree
+from voxtier.volumes.tiledb.places import remove_own
+from voxtier.volumes.tiledb.session import Session, Uri, as_uri, is_remote, read_kind
 from voxtier.volumes.tiledb.tables.columns import as_table, import_pandas
 from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 
@@ -39,7 +40,9 @@ def uri_exists(uri: Uri) -> bool:
 
 
 def delete_tiledb_uri(uri: Uri) -> None:
-    """Remove the array or the group of TileDB at an address; nothing there is fine.
+    """Remove the array or the group of TileDB at an address, with the objects in it; nothing there is fine.
+
+    What else lies in its folders stays there.
 
     Raises
     ------
@@ -48,7 +51,7 @@ def delete_tiledb_uri(uri: Uri) -> None:
     """
     target, session = as_uri(uri), Session.of()
     if read_kind(target, session) is not None:
-        remove_tree(target, session)
+        remove_own(target, session)
     elif not is_remote(target) and Path(target).exists():
         raise ConfigError(f"{target} is no array or group of TileDB: remove it by hand")
 

@@ -30,8 +30,9 @@ from voxtier.volumes.store.names import array_name
 from voxtier.volumes.tiledb.arrays import VoxelArray, forget
 from voxtier.volumes.tiledb.format.recovery import has_partial_metadata
 from voxtier.volumes.tiledb.layout import Region
+from voxtier.volumes.tiledb.places import remove_own
 from voxtier.volumes.tiledb.replicas import write_volume
-from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind, remove_tree
+from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind
 
 # Who reads: what another one left unfinished is made anew. Raise the number where files are read otherwise.
 _READ_BY = (__version__, 2)
@@ -209,7 +210,7 @@ def _take_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:
             row: dict[str, Any] = json.loads(str(array.meta["voxtier_row"]))
             return row
         forget(uri)
-    remove_tree(uri, session)
+    remove_own(uri, session)
     return None
 
 
@@ -238,7 +239,7 @@ def _write(uri: str, job: Job, session: Session, config: Config) -> dict[str, An
         write_counts(uri, image, session)
         _verify_corners(uri, image, session)
     except BaseException:
-        remove_tree(uri, session)
+        remove_own(uri, session)
         raise
     return content.row
 

@@ -18,7 +18,7 @@ from voxtier.volumes.store.snapshots import SUBJECTS, OwnSnapshot, Store
 from voxtier.volumes.tiledb.format.folders import remove_group
 from voxtier.volumes.tiledb.format.groups import read_members, write_group
 from voxtier.volumes.tiledb.format.names import ARRAY_FOLDERS, is_reserved
-from voxtier.volumes.tiledb.replicas import REPLICA_FOLDERS
+from voxtier.volumes.tiledb.places import REPLICA_FOLDERS
 from voxtier.volumes.tiledb.session import (
     LOCK_NAME,
     Session,

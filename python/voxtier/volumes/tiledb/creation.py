@@ -16,7 +16,8 @@ from voxtier.volumes.config import CompressionConfig, Compressor, SliceOrientati
 from voxtier.volumes.tiledb.format import schema_copies
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.layout import ATTRIBUTE, AXES, Layout
-from voxtier.volumes.tiledb.session import Session, is_remote, read_kind
+from voxtier.volumes.tiledb.places import refuse_occupied
+from voxtier.volumes.tiledb.session import Session, is_remote
 
 _STORED_ORDER = {
     SliceOrientation.AXIAL: "zyx",
@@ -210,8 +211,8 @@ def _create(
     sizes = dict(zip(AXES, shape, strict=False))
     extents = dict(zip(AXES, _extents(shape, cell, tile, is_compressed=bool(filters)), strict=False))
     order = ("t" if "t" in sizes else "") + _STORED_ORDER[tile.orientation]
-    if not is_free and read_kind(uri, session) is not None:
-        raise ConfigError(f"{uri} already exists: choose another place or remove it first")
+    if not is_free:
+        refuse_occupied(uri, session)
     ctx = session.for_small_writes(uri, 0).context()
     with translate_errors(f"create the volume {uri}"):
         dimensions = [

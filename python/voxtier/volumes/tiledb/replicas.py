@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,23 +28,21 @@ from voxtier.volumes.tiledb.creation import array_meta, create_array, create_lik
 from voxtier.volumes.tiledb.format import fragments
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.layout import Region
+from voxtier.volumes.tiledb.places import REPLICA_PREFIX, remove_own
 from voxtier.volumes.tiledb.scaling import Normalize, make_recipe, refuse_fill
-from voxtier.volumes.tiledb.session import Session, remove_tree
+from voxtier.volumes.tiledb.session import Session, is_remote
 
 META_KEY = "voxtier_replicas"
-_PREFIX = "replica-"
-REPLICA_FOLDERS = frozenset(f"{_PREFIX}{orientation.value}" for orientation in SliceOrientation)
-"""Names of the folders of replicas inside the folder of a volume."""
 
 
 def replica_uri(uri: str, orientation: str) -> str:
     """Return where a replica of a volume lies."""
-    return f"{uri}/{_PREFIX}{orientation}"
+    return f"{uri}/{REPLICA_PREFIX}{orientation}"
 
 
 def replica_orientation(uri: str) -> str:
     """Return the orientation of the replica at an address."""
-    return uri.rpartition(_PREFIX)[2]
+    return uri.rpartition(REPLICA_PREFIX)[2]
 
 
 def _digest(uri: str, orientation: str, session: Session) -> str:
@@ -273,6 +272,7 @@ def _write_volume(
     is_free: bool,
 ) -> None:
     meta = {**array_meta(write, image.dtype), **meta}
+    had_folder = not is_free and not is_remote(uri) and Path(uri).is_dir()
     create_array(uri, image.shape, image.dtype, write, session, is_free=is_free)
     names = [orientation.value for orientation in write.tile.replicas]
     try:
@@ -282,13 +282,13 @@ def _write_volume(
         if names:
             _write_digests(uri, names, meta, session)
     except BaseException:
-        remove_tree(uri, session)
+        remove_own(uri, session, keep_folder=had_folder)
         raise
 
 
 def _write(uri: str, orientation: str, image: NDArray[Any], session: Session) -> None:
     place = replica_uri(uri, orientation)
-    remove_tree(place, session)
+    remove_own(place, session)
     create_like(place, uri, SliceOrientation(orientation), session)
     arrays.write_voxels(place, image, {"tile_orientation": orientation}, session)
 
