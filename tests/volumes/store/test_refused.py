@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from support.small_disk import without_bytecode
 from volumes.support.checks import check_identity, files_below
 from volumes.support.images import pairs, series
 from volumes.support.kills import kill_ingest
-from voxtier.errors import BackendError, ConfigError, IngestError, VoxtierError
+from voxtier.errors import BackendError, ConfigError, IngestError, NotFoundError, VoxtierError
 from voxtier.volumes import RadiObject, StreamingWriter, Volume, VolumeCollection
 from voxtier.volumes.store import commits, locks
 from voxtier.volumes.store.commits import Change, change_store
@@ -317,3 +318,48 @@ def test_a_refused_store_around_a_collection_keeps_the_collection(tmp_path: Path
     (root / "collections" / "notes.txt").unlink()
     RadiObject.from_niftis(root, images={"T2w": pairs(tmp_path / "good", ["a"], "T2w")})
     check_identity(VolumeCollection(own.uri))
+
+
+def test_a_handle_of_a_store_that_was_replaced_changes_nothing(tmp_path: Path) -> None:
+    """Its collections lie in folders that no commit lists any more: a volume there would be lost."""
+    root, images = tmp_path / "r", pairs(tmp_path / "in", ["b", "a"])
+    more = {"T1w": pairs(tmp_path / "more", ["c"]), "T2w": pairs(tmp_path / "t2", ["c"], "T2w")}
+    RadiObject.from_niftis(root, images={"T1w": images}).obs_meta.add_column("age", "i4", [1, 2])
+    old = RadiObject(root)
+    collection, unread = old.T1w, RadiObject(root)
+    alone = VolumeCollection(VolumeCollection.from_niftis(tmp_path / "alone", images).uri)
+    shutil.rmtree(alone.uri)
+    VolumeCollection.from_niftis(alone.uri, images)
+    RadiObject.from_niftis(root, images={"T1w": images}, overwrite=True)
+    RadiObject(root).obs_meta.add_column("age", "i4", [10, 20])
+    before = files_below(tmp_path)
+    refused: list[Callable[[], object]] = [
+        lambda: collection.append(more["T1w"]),
+        lambda: collection.obs.add_column("grade", "i4", fill=3),
+        lambda: collection.obs.update({"obs_subject_id": ["a"], "obs_id": ["a_T1w"], "axcodes": ["LPS"]}),
+        lambda: unread.rename_collection("T1w", "T1"),
+        lambda: unread.obs_meta.update({"obs_subject_id": ["a"], "age": [99]}),
+        lambda: old.obs_meta.drop_column("age"),
+        lambda: old.obs_meta.delete("age > 0"),
+        lambda: alone.append(more["T1w"]),
+    ]
+    for call in refused:
+        with pytest.raises(NotFoundError, match="replaced since it was opened: open it again"):
+            call()
+        assert files_below(tmp_path) == before
+    unread.append(images=more)  # needs nothing of what it saw: whatever store is there grows
+    check_identity(RadiObject(root).T1w)
+    assert set(RadiObject(root)) == {"a", "b", "c"}
+
+
+def test_a_collection_that_the_store_lists_no_more_takes_no_change(tmp_path: Path) -> None:
+    root, images = tmp_path / "r", pairs(tmp_path / "in", ["b", "a"])
+    collection = RadiObject.from_niftis(root, images={"T1w": images}).T1w
+    RadiObject.from_niftis(root, images={"T1w": images}, overwrite=True)
+    shutil.copytree(RadiObject(root).T1w.uri, collection.uri, dirs_exist_ok=True)
+    by_hand = VolumeCollection(collection.uri)
+    with pytest.raises(NotFoundError, match="is no collection of"):
+        by_hand.append(pairs(tmp_path / "more", ["c"]))
+    with pytest.raises(NotFoundError, match="is no collection of"):
+        by_hand.obs.add_column("grade", "i4", fill=3)
+    assert len(RadiObject(root).T1w) == 2

@@ -192,6 +192,8 @@ class VolumeCollection(CollectionView):
         ConfigError
             When not exactly one kind of source is given, for an observation that would exist twice, and for
             shapes that are refused.
+        NotFoundError
+            When the store was replaced since this object was opened.
         IngestError
             Lists every image that was refused; nothing became visible.
         """
@@ -204,7 +206,8 @@ class VolumeCollection(CollectionView):
         store = self._rows.store
         folder = self.uri.rsplit("/", 1)[-1]
         options = IngestOptions(on_error, progress)
-        with change_store(store) as change:
+        with change_store(store, seen=self._rows.snapshot) as change:
+            change.refuse_unlisted(self.uri)
             written = set(add_volumes(change, folder, name, jobs, options, same_shape=validate_dimensions))
             if store.kind == "radi_object":
                 subjects = sorted({job.subject for job in jobs if job.obs_id in written})

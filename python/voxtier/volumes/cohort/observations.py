@@ -114,7 +114,8 @@ class ObservationTable(_ViewTable):
         if collection.is_view:
             raise ViewError("a view cannot change rows: use the root")
         store = collection._rows.store
-        with change_store(store) as change:
+        with change_store(store, seen=collection._rows.snapshot) as change:
+            change.refuse_unlisted(collection.uri)
             change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp))
         collection.refresh()
 
@@ -182,7 +183,7 @@ class SubjectTable(_ViewTable):
     def _change(self, change_table: Callable[[Dataframe, Change], None]) -> None:
         self._radi._refuse_view("change rows of")
         store = self._radi._cohort.store
-        with change_store(store) as change:
+        with change_store(store, seen=self._radi._cohort.snapshot) as change:
             uri = f"{store.root}/{change.subjects}"
             change_table(Dataframe(uri, store.session, timestamp=change.timestamp), change)
         self._radi.refresh()

@@ -180,7 +180,7 @@ class RadiObject(CohortView[VolumeCollection]):
         """
         self._refuse_view("rename a collection of")
         checked_name("collection", new_name)
-        with change_store(self._cohort.store) as change:
+        with change_store(self._cohort.store, seen=self._cohort.snapshot) as change:
             if old_name not in change.collections:
                 raise KeyError(f"no collection {old_name!r}; there are {', '.join(change.collections)}")
             if new_name in change.collections:

@@ -29,6 +29,7 @@ from voxtier.volumes.store.snapshots import (
     NOTHING_YET,
     SUBJECTS,
     OwnSnapshot,
+    Snapshot,
     Store,
     find_unfinished,
     is_begun,
@@ -82,6 +83,18 @@ class Change:
         if self.before.commit:
             self.subjects = versioned(SUBJECTS, self.before.commit)
             self.meta |= {"voxtier_store": uuid.uuid4().hex, "voxtier_subjects": self.subjects}
+
+    def refuse_unlisted(self, uri: str) -> None:
+        """Refuse to change a collection that is a part of the store no more: no commit would show the change.
+
+        Raises
+        ------
+        NotFoundError
+            When no collection of the store lies at the address.
+        """
+        folder = uri.rpartition("/")[2]
+        if self.store.kind == "radi_object" and folder not in self.collections.values():
+            raise NotFoundError(f"{uri} is no collection of {self.store.root}, or no more: open it again")
 
     def folder_of(self, name: str) -> str:
         """Return the folder of a collection; a new one gets a name that no visible collection has."""
@@ -151,7 +164,9 @@ class Change:
 
 
 @contextmanager
-def change_store(store: Store, *, new: bool = False, overwrite: bool = False) -> Iterator[Change]:
+def change_store(
+    store: Store, *, new: bool = False, overwrite: bool = False, seen: Snapshot | None = None
+) -> Iterator[Change]:
     """Collect one change under the writer's lock; leaving the block without an error commits it.
 
     Parameters
@@ -162,6 +177,8 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
         Begin the store, or take it over where its first ingest was cut off.
     overwrite : bool
         Begin without collections; what the change replaces is removed afterwards.
+    seen : Snapshot, optional
+        What the caller saw of the store: one that was replaced since is another, and is not changed.
 
     Yields
     ------
@@ -175,7 +192,7 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
     BackendError
         When another writer does not finish in time.
     NotFoundError
-        When the store that is to be changed is gone.
+        When the store that is to be changed is gone, or was replaced.
     """
     if store.kind == "collection":
         around, is_listed = store.around()
@@ -193,6 +210,8 @@ def change_store(store: Store, *, new: bool = False, overwrite: bool = False) ->
         if new:
             refuse_occupied(store, overwrite=overwrite)
         before = _snapshot_before(store, new=new)
+        if seen is not None:
+            store.refuse_replaced(seen, before.meta)
         left = Leftovers.find(store, before)
         change = Change(
             store,

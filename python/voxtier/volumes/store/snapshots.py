@@ -230,8 +230,15 @@ class Store:
         """Read the metadata of the root group."""
         return self.meta_of(self.root)
 
-    def refuse_replaced(self, snapshot: Snapshot) -> None:
-        """Refuse to read rows of a store that was replaced (overwritten) since the snapshot was taken.
+    def refuse_replaced(self, snapshot: Snapshot, meta: Mapping[str, Any] | None = None) -> None:
+        """Refuse to read or change a store that was replaced (overwritten) since the snapshot was taken.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            What was visible when it was opened.
+        meta : mapping, optional
+            Metadata of the root group now; None reads it.
 
         Raises
         ------
@@ -239,7 +246,10 @@ class Store:
             When it was.
         """
         identity = snapshot.meta.get("voxtier_store")
-        if identity is not None and self.meta().get("voxtier_store") != identity:
+        if identity is None:
+            return
+        now = self.meta() if meta is None else meta
+        if now.get("voxtier_store") != identity:
             raise NotFoundError(f"{self.root} was replaced since it was opened: open it again")
 
     def collection_uri(self, folder: str) -> str:
