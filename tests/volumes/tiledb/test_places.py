@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from volumes.support.checks import check_identity, files_below
+from volumes.support.command_line import run
 from volumes.support.images import pairs
 from volumes.support.kills import kill_ingest
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import (
     CompressionConfig,
     RadiObject,
@@ -22,7 +23,7 @@ from voxtier.volumes import (
     configure,
 )
 from voxtier.volumes.compat.utils import delete_tiledb_uri, uri_exists
-from voxtier.volumes.tiledb import arrays
+from voxtier.volumes.tiledb import arrays, replicas
 
 VOXELS = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
@@ -64,12 +65,12 @@ def test_a_folder_with_files_is_no_place_of_a_volume(tmp_path: Path, maker: str)
     assert files_below(tmp_path) == before
 
 
-@pytest.mark.parametrize("replicas", [(), ("sagittal",)])
+@pytest.mark.parametrize("tilings", [(), ("sagittal",)])
 @pytest.mark.parametrize("before", ["nothing", "empty", "hidden"])
 def test_a_volume_that_fails_leaves_its_place_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, replicas: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, tilings: tuple[str, ...]
 ) -> None:
-    configure(tile=TileConfig(replicas=replicas))
+    configure(tile=TileConfig(replicas=tilings))
     place = tmp_path / "v"
     if before != "nothing":
         place.mkdir()
@@ -174,3 +175,43 @@ def test_a_file_beside_an_array_that_was_cut_off_stays(tmp_path: Path) -> None:
     (array / "reading.txt").write_text("mine")
     check_identity(RadiObject.from_niftis(tmp_path / "r", images={"T1w": images}).T1w)
     assert (array / "reading.txt").read_text() == "mine"
+
+
+def kill_creation(place: Path, monkeypatch: pytest.MonkeyPatch, *, in_replica: bool) -> None:
+    """Leave what `Volume.from_nifti` leaves that is killed as it writes the voxels, or those of a replica."""
+    (scan, _), *_ = pairs(place.with_name("in"), ["b"])
+    write = arrays.write_voxels
+
+    def die(uri: str, *rest: Any) -> None:
+        if ("replica-" in uri) == in_replica:
+            raise KeyboardInterrupt
+        write(uri, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(arrays, "write_voxels", die)
+        patch.setattr(replicas, "remove_own", lambda *_, **__: None)
+        Volume.from_nifti(place, scan)
+
+
+@pytest.mark.parametrize("in_replica", [False, True])
+def test_a_volume_whose_maker_was_killed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_replica: bool
+) -> None:
+    """It reads as fill, or, with voxels and no metadata yet, as numbers without their scaling."""
+    configure(tile=TileConfig(replicas=("sagittal",)))
+    kill_creation(tmp_path / "v", monkeypatch, in_replica=in_replica)
+    for look in (Volume.open, lambda place: Volume(place).to_numpy(), lambda place: Volume(place)[0, 0, 0]):
+        with pytest.raises(FormatError, match="holds no voxel: who made it was killed") as caught:
+            look(tmp_path / "v")
+        assert caught.value.kind == "store_damaged"
+    assert "holds no voxel" in run("verify", tmp_path / "v", code=1).err
+    delete_tiledb_uri(tmp_path / "v")
+    assert np.array_equal(Volume.from_numpy(tmp_path / "v", VOXELS).to_numpy(), VOXELS)
+
+
+def test_a_volume_that_is_made_without_voxels_is_none_that_was_cut_off(tmp_path: Path) -> None:
+    volume = Volume.create(tmp_path / "v", (3, 4, 5), np.int16)
+    assert np.unique(volume.to_numpy()).tolist() == [np.iinfo(np.int16).min]
+    assert "0 findings" in run("verify", tmp_path / "v").err
+    volume.update((0, 0, 0), VOXELS)
+    assert np.array_equal(Volume(tmp_path / "v").to_numpy(), VOXELS)

@@ -87,6 +87,13 @@ class VoxelArray:
             layout = Layout.of(self.uri, handle.schema)
             meta = dict(handle.meta)
             domain = handle.nonempty_domain()
+        if domain is None and not meta:  # one that was made without voxels has metadata
+            raise FormatError(
+                "store_damaged",
+                None,
+                f"{self.uri} holds no voxel: who made it was killed, or is still writing; remove it if nobody"
+                " is, and make it again",
+            )
         if self._is_known and (layout, meta.get("obs_id")) != (self.layout, self.meta.get("obs_id")):
             self.is_forgotten = True
             raise BackendError(f"the volume {self.uri} was replaced while it was read: read it again")

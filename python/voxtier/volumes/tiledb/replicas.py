@@ -276,9 +276,10 @@ def _write_volume(
     create_array(uri, image.shape, image.dtype, write, session, is_free=is_free)
     names = [orientation.value for orientation in write.tile.replicas]
     try:
-        arrays.write_voxels(uri, image, {} if names else meta, session)
+        # The replicas first: whoever finds voxels finds their scaling too, but for the moment of one write.
         for name in names:
             _write(uri, name, image, session)
+        arrays.write_voxels(uri, image, {} if names else meta, session)
         if names:
             _write_digests(uri, names, meta, session)
     except BaseException:
