@@ -22,6 +22,15 @@ def on_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: not so the name of a file whose bytes are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its class where it has no text."""
     lines = str(error).strip().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 
 from support.depth import depth
 from volumes.support.checks import first_voxel
-from volumes.support.images import code_of, nifti
+from volumes.support.command_line import run
+from volumes.support.images import code_of, nifti, series
 from voxtier.cli.commands import cli
-from voxtier.errors import ConfigError, NotFoundError
-from voxtier.volumes import RadiObject, VolumeCollection
+from voxtier.errors import ConfigError, IngestError, LeftOutWarning, NotFoundError, VoxtierError
+from voxtier.volumes import RadiObject, StreamingWriter, Volume, VolumeCollection
 from voxtier.volumes.formats.identity import identify
 from voxtier.volumes.formats.sources import Images
 from voxtier.volumes.store.jobs import cohort_jobs
@@ -342,3 +344,66 @@ def test_session_and_run_are_columns_of_the_rows(tmp_path: Path) -> None:
     radi.append(niftis=tmp_path / "sub-3_T1w.nii")
     assert radi.T1w.filter("session == 'a'").obs_ids == ["sub-1_ses-a_T1w"]
     assert len(radi.T1w) == 4
+
+
+LATIN = os.fsdecode(b"J\xfcrgen")  # as Python gives a name whose bytes are no UTF-8
+
+
+def test_a_file_name_that_is_no_utf8_is_refused_or_left_out_and_ingested_with_a_subject(
+    tmp_path: Path,
+) -> None:
+    good, bad = tmp_path / "in" / "sub-1_T1w.nii", tmp_path / "in" / f"{LATIN}_T1w.nii"
+    good.parent.mkdir()
+    nifti(good, "sub-1", "T1w")
+    shutil.copy(good, bad)
+    for way in (tmp_path / "in", [bad], f"{tmp_path}/in/*"):
+        with pytest.raises(ConfigError, match=r"the name is no UTF-8: give \(path, subject\) pairs"):
+            RadiObject.from_niftis(tmp_path / "r", way)
+    for option in ((), ("--dry-run",)):
+        done = run("ingest", tmp_path / "r", tmp_path / "in", *option, code=2)
+        assert "J\\udcfcrgen_T1w.nii: the name is no UTF-8" in done.err
+    assert not (tmp_path / "r").exists()
+    done = run("ingest", tmp_path / "r", tmp_path / "in", "--skip-errors", code=3)
+    assert "reason=the name is no UTF-8" in done.out
+    assert RadiObject(tmp_path / "r").all_obs_ids == ["sub-1_T1w"]
+    named = RadiObject.from_niftis(tmp_path / "s", [(bad, "Jürgen")], collection_name="T1w")
+    assert named.T1w.obs_ids == ["Jürgen_T1w"]
+    assert named.T1w.iloc[0].to_numpy().flat[0] == code_of("sub-1", "T1w")
+
+
+def test_a_folder_name_that_is_no_utf8_is_no_subject(tmp_path: Path) -> None:
+    for number, subject in enumerate((LATIN, "p")):
+        series(tmp_path / "in" / subject, [(0, 0, 0), (0, 0, 1)], series=f"1.{number + 1}")
+    folders = [(folder, folder.name) for folder in (tmp_path / "in").iterdir()]
+    with pytest.raises(IngestError, match="is no UTF-8 name"):
+        RadiObject.from_dicoms(tmp_path / "r", folders)
+    with pytest.warns(LeftOutWarning, match="is no UTF-8 name"):
+        radi = RadiObject.from_dicoms(tmp_path / "r", folders, on_error="skip")
+    assert radi.obs_subject_ids == ["p"]
+
+
+@pytest.mark.parametrize("name", [LATIN, "\ud800", "", "a\0b"])
+def test_a_name_that_no_row_can_hold_is_refused_before_the_voxels(tmp_path: Path, name: str) -> None:
+    voxels = np.zeros((2, 2, 2), np.int16)
+    scan = nifti(tmp_path / "a.nii", "a")
+    with StreamingWriter(tmp_path / "c") as writer:
+        for ids in ((name, "a"), ("a_seg", name)):
+            with pytest.raises(ConfigError, match="cannot name a subject or an observation"):
+                writer.write_volume(voxels, *ids)
+        with pytest.raises(VoxtierError, match=r"'note': .* is no UTF-8 text"):
+            writer.write_volume(voxels, "b_seg", "b", note=LATIN)
+        writer.write_volume(voxels, "a_seg", "a")
+    assert VolumeCollection(tmp_path / "c").obs_ids == ["a_seg"]
+    assert VolumeCollection(tmp_path / "c").repair() == []
+    for call in (
+        lambda: RadiObject.from_niftis(tmp_path / "r", [(scan, name)], collection_name="T1w"),
+        lambda: RadiObject.from_niftis(tmp_path / "r", [(scan, "a")], collection_name=name or "."),
+        lambda: VolumeCollection.from_niftis(
+            tmp_path / "r", [(scan, "a")], obs={"obs_id": [name], "obs_subject_id": ["a"]}
+        ),
+        lambda: Volume.from_numpy(f"{tmp_path}/{name}/v" if name else "", voxels),
+        lambda: RadiObject(f"{tmp_path}/{name}" if name else ""),
+    ):
+        with pytest.raises(ConfigError):
+            call()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii", "c"]

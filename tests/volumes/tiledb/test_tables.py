@@ -161,6 +161,22 @@ def test_a_column_that_cannot_be_filled_is_not_added(tmp_path: Path, options: di
     assert frame.columns == ["n"]
 
 
+@pytest.mark.parametrize("text", ["J\udcfcrgen", "\ud800"])
+def test_text_that_is_no_utf8_is_refused(tmp_path: Path, text: str) -> None:
+    """As a key it came back as another one, as a value it was an array that TileDB cannot use."""
+    keys = {"obs_subject_id": ["a", "b"], "obs_id": ["a1", "b1"]}
+    frame = Dataframe.from_pandas(tmp_path / "t", {**keys, "note": ["x", "y"]})
+    for change in (
+        lambda: Dataframe.from_pandas(tmp_path / "u", {**keys, "obs_id": ["a1", text]}),
+        lambda: frame.update({"obs_subject_id": ["a"], "obs_id": ["a1"], "note": [text]}),
+        lambda: frame.add_column(text, "i4"),
+    ):
+        with pytest.raises(ConfigError, match=r"UTF-8|cannot name a column"):
+            change()
+    assert frame.read()["note"].tolist() == ["x", "y"]
+    assert frame.read()["obs_subject_id"].tolist() == ["a", "b"]
+
+
 def test_a_dropped_column_comes_back_empty_and_of_another_type(tmp_path: Path) -> None:
     """TileDB reads the cells of an older schema as those of a column of one name: rows are written again."""
     frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4], "keep": ["a", "b", "c", "d"]})

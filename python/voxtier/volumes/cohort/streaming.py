@@ -18,7 +18,7 @@ from voxtier.volumes.store.append import add_cohort, add_volumes, begin_collecti
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Content, Job
-from voxtier.volumes.store.names import refuse_duplicates
+from voxtier.volumes.store.names import refuse_duplicates, refuse_unusable_ids
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
@@ -103,12 +103,13 @@ class _VolumeWriter:
         Raises
         ------
         ConfigError
-            Outside the ``with`` block, for another shape, for masked voxels, and for an observation that was
-            written.
+            Outside the ``with`` block, for another shape, for masked voxels, for ids that no row can hold,
+            and for an observation that was written.
         IngestError
             When it cannot be stored.
         """
         group, session = self._place()
+        refuse_unusable_ids([obs_id, obs_subject_id])
         data = plain_voxels(data, f"{obs_id}: the array")
         if self._shape is not None and tuple(data.shape[: len(self._shape)]) != tuple(self._shape):
             raise ConfigError(f"{obs_id}: shape {data.shape}, this writer takes {self._shape}")

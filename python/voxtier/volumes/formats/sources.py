@@ -17,6 +17,7 @@ import numpy as np
 
 from voxtier.arguments import several
 from voxtier.errors import ConfigError, LeftOutWarning, NotFoundError
+from voxtier.system.text import is_unicode
 from voxtier.volumes.formats.identity import Identity, identify, stem_of
 from voxtier.volumes.formats.nifti_files import header_of, is_image
 
@@ -180,7 +181,14 @@ def _sources(images: Images, collection: str | None, on_error: OnError) -> list[
         if subject is None and identity.subject is None:
             untold.append((path, f"the name does not tell the subject ({identity.problem})"))
             continue
-        sources.append(Source(path, subject or identity.subject or "", name, identity, subject is not None))
+        source = Source(path, subject or identity.subject or "", name, identity, subject is not None)
+        if all(map(is_unicode, (source.obs_id, *source.columns.values()))):
+            sources.append(source)
+            continue
+        for given in (subject, collection):
+            if given is not None and not is_unicode(given):
+                raise ConfigError(f"{given!r}, which was given for {path}, is no UTF-8 name")
+        untold.append((path, "the name is no UTF-8"))
     _leave_out(
         untold, on_error if sources else "raise", f"{SUBJECT_OF}, or name the file SUBJECT_SERIES.nii.gz"
     )

@@ -15,7 +15,7 @@ from voxtier.volumes.formats.dicom import image as dicom
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import Job
-from voxtier.volumes.store.names import refuse_duplicates
+from voxtier.volumes.store.names import refuse_duplicates, refuse_unusable_ids
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
@@ -120,7 +120,7 @@ def add_cohort(
         subject that it has another value than its row.
     """
     every = [job for group in jobs.values() for job in group]
-    _refuse_duplicates(every, change.visible_ids())
+    _check_ids(every, change.visible_ids())
     visible, stored = set(owners), read_subjects(change)
     told = None if subjects is None else _told_rows(subjects, stored)
     if told is not None and options.on_error == "raise":  # one that is left out needs no row
@@ -176,7 +176,7 @@ def add_volumes(
     is_new = read_kind(obs_uri, session) is None
     present = Table({}) if is_new else change.table(obs_uri).read_all()
     obs_ids = [] if is_new else [str(obs_id) for obs_id in present["obs_id"]]
-    _refuse_duplicates(jobs, obs_ids)
+    _check_ids(jobs, obs_ids)
     if is_new:
         begin_collection(change, folder, name)
     create_group(group, {}, session)
@@ -218,7 +218,8 @@ def begin_collection(change: Change, folder: str, name: str) -> None:
     create_group(store.collection_uri(folder), {"name": name}, store.session)
 
 
-def _refuse_duplicates(jobs: Sequence[Job], present: Iterable[str]) -> None:
+def _check_ids(jobs: Sequence[Job], present: Iterable[str]) -> None:
+    refuse_unusable_ids(name for job in jobs for name in (job.obs_id, job.subject))
     refuse_duplicates([job.obs_id for job in jobs], present, labels=[job.label for job in jobs])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from voxtier import __version__
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
 from voxtier.system.machine import usable_processors
 from voxtier.system.progress import Progress
+from voxtier.system.text import is_unicode
 from voxtier.system.workers import Workers, finish
 from voxtier.volumes.config import Config, configured, get_config
 from voxtier.volumes.store.foreground import write_counts
@@ -179,6 +180,7 @@ def _store(
     """Return the row of a job's array, which is written unless an earlier ingest finished it."""
     options = hashlib.blake2b(repr(config.write).encode(), digest_size=8).hexdigest()
     with configured(write=config.write, read=config.read, s3=config.s3):
+        _refuse_text(job.extra)
         folder = array_name(job.obs_id, *_READ_BY, *job.fingerprint, *job.read_state(), options)
         uri = f"{group}/{folder}"
         exists = Path(uri).exists() if present is None else folder in present
@@ -191,8 +193,15 @@ def _store(
 
 
 def _refuse_columns(job: Job, row: dict[str, Any]) -> None:
+    _refuse_text(row)
     if both := sorted(job.given & row.keys()):
         raise ConfigError(f"obs has a column {both[0]!r}, which the image fills itself: rename it")
+
+
+def _refuse_text(row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, str) and not is_unicode(value):
+            raise ConfigError(f"column {name!r}: {value!r} is no UTF-8 text")
 
 
 def _take_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from voxtier.arguments import check_kind
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, NotFoundError, SourceError
+from voxtier.system.text import is_unicode
 from voxtier.volumes import geometry
 from voxtier.volumes.config import get_config
 from voxtier.volumes.formats.dicom import (
@@ -30,6 +31,7 @@ from voxtier.volumes.formats.image import Image
 from voxtier.volumes.formats.nifti import read_nifti
 from voxtier.volumes.formats.nifti_files import locate
 from voxtier.volumes.formats.sources import (
+    SUBJECT_OF,
     ImageFormat,
     Images,
     OnError,
@@ -316,11 +318,15 @@ def dicom_jobs(
     ConfigError
         For what is no pair.
     IngestError
-        Lists the series and folders that are refused, once all were looked at.
+        Lists the series and folders that are refused, once all were looked at; also those whose subject, as
+        the name of a folder, is no UTF-8.
     """
     jobs: dict[str, list[Job]] = {}
     failures: list[tuple[str, str]] = []
     for path, subject in checked_pairs(pairs):
+        if not is_unicode(subject):
+            failures.append((describe(path), f"the subject {subject!r} is no UTF-8 name: {SUBJECT_OF}"))
+            continue
         try:
             found = find_series(path, on_gap=on_gap)
         except (FormatError, SourceError, NotFoundError) as error:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from voxtier.errors import ConfigError
+from voxtier.system.text import is_unicode
 from voxtier.volumes.formats.sources import SUBJECT_OF
 from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import is_removing
@@ -18,7 +19,8 @@ _IF_ANOTHERS = f"an image of another subject needs its name: {SUBJECT_OF}"
 
 def array_name(obs_id: str, *content: object) -> str:
     """Return a folder name for one array: readable, unique for the id and the content that it is given."""
-    digest = hashlib.blake2b("\0".join((obs_id, *map(str, content))).encode(), digest_size=8).hexdigest()
+    told = "\0".join((obs_id, *map(str, content)))  # with paths, which may be no UTF-8
+    digest = hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", obs_id)[:48].strip(".-") or "volume"
     return f"{readable}-{digest}"
 
@@ -44,8 +46,10 @@ def checked_name(kind: str, name: str) -> str:
     Raises
     ------
     ConfigError
-        When it is empty, holds a slash, or is reserved by TileDB, the file system or voxtier.
+        When it is empty, no UTF-8, holds a slash, or is reserved by TileDB, the file system or voxtier.
     """
+    if not is_unicode(name):
+        raise ConfigError(f"{kind} {name!r} cannot name a folder: it is no UTF-8")
     if not name or name in (".", "..") or re.search(r"[/\\\0]", name) or is_reserved(name):
         raise ConfigError(
             f"{kind} {name!r} cannot name a folder: no slashes, not empty, not starting with '__'"
@@ -53,6 +57,22 @@ def checked_name(kind: str, name: str) -> str:
     if is_removing(name):
         raise ConfigError(f"{kind} {name!r} cannot name a folder: folders that are removed have such names")
     return name
+
+
+def refuse_unusable_ids(ids: Iterable[str]) -> None:
+    """Refuse names of subjects and observations that no row can hold, before anything is written.
+
+    Raises
+    ------
+    ConfigError
+        For one that is empty, holds a zero byte, or is no UTF-8.
+    """
+    for name in map(str, ids):
+        if not name or "\0" in name or not is_unicode(name):
+            raise ConfigError(
+                f"{name!r} cannot name a subject or an observation: such a name is UTF-8, not empty and"
+                " without zero bytes"
+            )
 
 
 def refuse_duplicates(

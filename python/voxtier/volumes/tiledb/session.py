@@ -24,6 +24,7 @@ from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.system.s3_config import S3Config
+from voxtier.system.text import is_unicode
 from voxtier.system.workers import finish
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
@@ -229,7 +230,7 @@ def as_uri(path: Uri) -> str:
     Raises
     ------
     ConfigError
-        For anything but a non-empty text or path.
+        For anything but a non-empty text or path in UTF-8.
     """
     way = "; Volume.from_numpy(uri, array) stores an array" if hasattr(path, "__array__") else ""
     check_kind("a store's address", path, (str, os.PathLike), f"a path or a URI{way}")
@@ -239,6 +240,8 @@ def as_uri(path: Uri) -> str:
     uri = uri.removeprefix("file://")
     if not is_remote(uri):
         uri = str(Path(uri).expanduser().absolute())
+    if "\0" in uri or not is_unicode(uri):
+        raise ConfigError(f"TileDB has no name for {uri!r}: such a path is UTF-8, without zero bytes")
     return uri.rstrip("/") or "/"
 
 

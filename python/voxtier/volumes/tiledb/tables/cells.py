@@ -11,6 +11,7 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
+from voxtier.system.text import is_unicode
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.tables.columns import Column, Table, stored_dates
 from voxtier.volumes.tiledb.tables.filters import cast_dates
@@ -85,10 +86,13 @@ def to_cells(
     Raises
     ------
     ConfigError
-        For a key that is empty or stands in two rows, for a value that does not fit its column, and for
-        what an array of others cannot hold: missing values and deletions.
+        For a key that is empty, no UTF-8, or stands in two rows, for a value that does not fit its column,
+        and for what an array of others cannot hold: missing values and deletions.
     """
     is_own = schema.has_attr(NULLS)
+    for value in (str(value) for key in keys for value in table[key]):
+        if not is_unicode(value):
+            raise ConfigError(f"subject and observation ids are UTF-8, got {value!r}")
     coordinates = [
         np.array([(_escape_key(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
         for key in keys
@@ -141,7 +145,7 @@ def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     ConfigError
         For a name or a type that no column can have.
     """
-    if not name or "\0" in name or "\n" in name:
+    if not name or "\0" in name or "\n" in name or not is_unicode(name):
         raise ConfigError(f"{name!r} cannot name a column")
     filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
     if dtype.kind in "OUS":
@@ -201,6 +205,8 @@ def column_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDA
         )
     if is_text:
         text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
+        if strange := next((value for value in text if not is_unicode(value)), None):
+            raise ConfigError(f"{where} holds UTF-8 text, got {strange!r}")
         return np.array(text, dtype=object if attribute.isvar else target)
     filled = np.where(mask, np.zeros((), plain.dtype), plain)
     if target.kind != "M":
