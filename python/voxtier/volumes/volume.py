@@ -87,6 +87,9 @@ class Volume(VolumeReader):
     def update(self, start: Iterable[SupportsIndex], values: NDArray[Any]) -> None:
         """Overwrite a box of stored (unscaled) numbers; one more fragment until `consolidate`.
 
+        Replicas get it too. One that cannot be written is left stale, as after two writers at a time, until
+        `replicate` or `consolidate`.
+
         Raises
         ------
         IndexError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ import tiledb
 from numpy.typing import NDArray
 
 from volumes.support.checks import check_identity
+from volumes.support.command_line import run
 from volumes.support.images import pairs
-from voxtier.errors import ConfigError
+from voxtier.errors import BackendError, ConfigError
+from voxtier.system.locks import hold_lock
 from voxtier.volumes import CompressionConfig, RadiObject, ReadConfig, TileConfig, Volume, configure
-from voxtier.volumes.tiledb import replicas
-from voxtier.volumes.tiledb.arrays import open_array
+from voxtier.volumes.tiledb import arrays, replicas
+from voxtier.volumes.tiledb.arrays import VoxelArray, open_array
+from voxtier.volumes.tiledb.format import fragments
+from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.session import Session
 
 SHAPE = (40, 36, 30)
@@ -126,6 +131,156 @@ def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path: Path) -> Non
     assert np.array_equal(volume.sagittal(0), data[0])
     assert volume.replicate() == ["sagittal"]
     assert replicas.find_differences(volume.uri, Session.of(None)) == []
+
+
+def _update(volume: Volume) -> None:
+    volume.update((0, 0, 0), np.full((4, 8, 8), 1, np.int32))
+
+
+ACTIONS: dict[str, Callable[[Volume], object]] = {
+    "update": _update,
+    "replicate": Volume.replicate,
+    "consolidate": Volume.consolidate,
+    "fix": lambda volume: replicas.renew(volume.uri, volume.session),
+    "slice": lambda volume: volume.sagittal(6),
+}
+INTRUDERS: dict[str, Callable[[Volume], object]] = {
+    "update": lambda volume: volume.update((2, 0, 0), np.full((6, 8, 8), 2, np.int32)),
+    "foreign": lambda volume: arrays.write_region(
+        volume.uri, (2, 0, 0), np.full((6, 8, 8), 2, np.int32), volume.session
+    ),
+    "replicate": Volume.replicate,
+    "consolidate": Volume.consolidate,
+}
+
+
+class Interruption:
+    """Lets another process act before one step of `replicas`: a listing, an opening, a write, a removal."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, act: Callable[[], object]) -> None:
+        self.steps, self.at, self.act, self.is_acting = 0, at, act, False
+        for owner, name in (
+            (replicas, "fragment_names"),
+            (replicas, "VoxelArray"),
+            (replicas, "remove_tree"),
+            (replicas, "create_like"),
+            (arrays, "open_array"),
+            (arrays, "write_region"),
+            (arrays, "write_voxels"),
+            (arrays, "write_meta"),
+        ):
+            monkeypatch.setattr(owner, name, self._step(getattr(owner, name)))
+        # Who would wait for the other process, which waits here, gives up instead.
+        monkeypatch.setattr(fragments, "hold_lock", lambda path, _, mode: hold_lock(path, 0, mode=mode))
+
+    def _step(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            if not self.is_acting:
+                self.steps += 1
+                if self.steps == self.at:
+                    self.is_acting = True
+                    with suppress(BackendError):
+                        self.act()
+                    self.is_acting = False
+            return real(*arguments, **options)
+
+        return step
+
+
+@pytest.mark.parametrize("intruder", INTRUDERS)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_no_replica_counts_with_other_voxels_whoever_writes_between_two_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, intruder: str
+) -> None:
+    configure(tile=TileConfig(x=8, y=8, z=1, replicas=("sagittal",)))
+    for at in range(1, 100):
+        volume = Volume.from_numpy(tmp_path / f"v{at}", np.zeros((8, 8, 8), np.int32))
+        if action in ("replicate", "fix"):  # else they have nothing to do
+            INTRUDERS["foreign"](volume)
+        with monkeypatch.context() as patched:
+            interruption = Interruption(patched, at, lambda: INTRUDERS[intruder](Volume(volume.uri)))  # noqa: B023
+            ACTIONS[action](volume)
+        every = volume.array.read(tuple((0, 8, 1) for _ in range(3)))
+        here = f"before step {at} of {interruption.steps}"
+        assert (every[:2] == int(action == "update")).all(), here
+        fresh = Volume(volume.uri)
+        assert np.array_equal(fresh.sagittal(6), every[6]) and np.array_equal(fresh.sagittal(3), every[3]), (
+            here
+        )
+        trouble = replicas.find_differences(volume.uri, volume.session)
+        assert trouble in ([], ["replica sagittal is stale"]), here
+        assert volume.replicate() == ["sagittal"] * len(trouble) and volume.replicas == ["sagittal"], here
+        if interruption.steps < at:
+            break
+    assert 4 < at < 99  # several steps, and all of them
+
+
+def test_a_replica_that_another_process_writes_while_it_is_opened_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, data = make(tmp_path, others=["sagittal"])
+    opened = replicas.VoxelArray
+
+    def open_later(uri: str, session: Session, *, is_replica: bool = False) -> VoxelArray:
+        arrays.write_region(uri, (0, 0, 0), np.full((5, 36, 30), -1, np.int16), session)
+        return opened(uri, session, is_replica=is_replica)
+
+    monkeypatch.setattr(replicas, "VoxelArray", open_later)
+    assert np.array_equal(volume.sagittal(3), data[3])
+
+
+def test_a_replica_that_vanishes_under_an_update_is_stale_and_the_update_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, data = make(tmp_path)
+    write = arrays.write_region
+
+    def removed_in_between(*arguments: Any) -> list[str]:
+        names = write(*arguments)
+        shutil.rmtree(tmp_path / "v/replica-sagittal", ignore_errors=True)  # as `replicate` begins
+        return names
+
+    monkeypatch.setattr(arrays, "write_region", removed_in_between)
+    volume.update((0, 0, 0), np.full((2, 36, 30), 7, np.int16))
+    data[:2] = 7
+    assert np.array_equal(volume.to_numpy(), data)
+    assert volume.replicas == ["coronal"]
+    assert volume.replicate() == ["sagittal"]  # it is still listed
+
+
+def test_a_fragment_that_is_not_committed_yet_is_no_part_of_a_digest(tmp_path: Path) -> None:
+    volume, data = make(tmp_path, others=["sagittal"])
+    arrays.write_region(volume.uri, (0, 0, 0), np.full((40, 36, 30), 7, np.int16), volume.session)
+    commit = max((tmp_path / "v/__commits").iterdir())
+    commit.rename(tmp_path / "later")  # its folder is there, its voxels do not count yet
+    assert np.array_equal(volume.sagittal(3), data[3])
+    volume.replicate()
+    (tmp_path / "later").rename(commit)
+    assert volume.replicas == []
+    assert (volume.sagittal(3) == 7).all()
+
+
+def test_an_update_keeps_a_stale_replica_listed(tmp_path: Path) -> None:
+    volume, _ = make(tmp_path)
+    shutil.rmtree(tmp_path / "v/replica-sagittal")
+    volume.update((0, 0, 0), np.full((2, 2, 2), 7, np.int16))
+    assert volume.replicas == ["coronal"]
+    assert replicas.find_differences(volume.uri, Session.of(None)) == ["replica sagittal is stale"]
+
+
+def test_a_fix_writes_a_replica_again_that_holds_other_voxels(tmp_path: Path) -> None:
+    volume, data = make(tmp_path, others=["sagittal"])
+    place = replicas.replica_uri(volume.uri, "sagittal")
+    names = arrays.write_region(place, (0, 0, 0), np.full((40, 36, 30), -1, np.int16), volume.session)
+    both = [fragment_names(volume.uri, volume.session), fragment_names(place, volume.session)]
+    assert set(names) < set(both[1])
+    replicas._set_digests(volume.uri, {"sagittal": replicas._digest(*both)}, volume.session)
+    done = run("verify", volume.uri, code=1)
+    assert "replica sagittal holds other voxels" in done.out
+    done = run("verify", volume.uri, "--fix")
+    assert "replica sagittal holds other voxels" in done.out
+    assert volume.replicas == ["sagittal"]
+    assert np.array_equal(volume.sagittal(3), data[3])
 
 
 def test_replicas_of_a_cohort_and_of_an_existing_volume(

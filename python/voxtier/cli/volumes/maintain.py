@@ -156,9 +156,8 @@ def _verify_volume(volume: Volume, *, repair: bool) -> dict[str, Any]:
         volume.to_numpy(raw=True)
         shape = "x".join(map(str, volume.shape))
         row |= {"obs_id": volume.obs_id, "shape": shape, "dtype": str(volume.stored_dtype)}
-        stale = replicas.find_differences(volume.uri, session)
+        stale = (replicas.renew if repair else replicas.find_differences)(volume.uri, session)
         if stale and repair:
-            volume.replicate()
             row["renewed"] = "; ".join(stale)
         elif stale:
             row |= {"status": "bad", "detail": "; ".join(stale)}

@@ -302,7 +302,7 @@ def forget(uri: str) -> None:
             _open.pop(key).is_forgotten = True
 
 
-def write_voxels(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session) -> None:
+def write_voxels(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], session: Session) -> list[str]:
     """Write the whole of a new array in one fragment; the metadata becomes visible after the voxels.
 
     Parameters
@@ -315,12 +315,17 @@ def write_voxels(uri: str, voxels: NDArray[Any], meta: Mapping[str, Any], sessio
         Metadata to set.
     session : Session
         How it is reached.
+
+    Returns
+    -------
+    list of str
+        Name of the fragment.
     """
     session = session.for_small_writes(uri, _written_at_most(voxels))
-    _write(uri, (0,) * voxels.ndim, voxels, meta, session, None)
+    return _write(uri, (0,) * voxels.ndim, voxels, meta, session, None)
 
 
-def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: Session) -> None:
+def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: Session) -> list[str]:
     """Write a box: one more fragment.
 
     Parameters
@@ -333,11 +338,16 @@ def write_region(uri: str, start: Sequence[int], voxels: NDArray[Any], session: 
         (x, y, z[, t]).
     session : Session
         How it is reached.
+
+    Returns
+    -------
+    list of str
+        Name of the fragment.
     """
     timestamp = next_timestamp(uri, (FRAGMENTS, SCHEMA), session)
     if not is_remote(uri):  # there an object has whole tiles, however small the box is
         session = session.for_small_writes(uri, _written_at_most(voxels))
-    _write(uri, start, voxels, {}, session, timestamp)
+    return _write(uri, start, voxels, {}, session, timestamp)
 
 
 def _written_at_most(voxels: NDArray[Any]) -> int:
@@ -351,7 +361,7 @@ def _write(
     meta: Mapping[str, Any],
     session: Session,
     timestamp: int | None,
-) -> None:
+) -> list[str]:
     context = session.context()
     with (
         translate_errors(f"write the volume {uri}"),
@@ -360,8 +370,10 @@ def _write(
         order = tuple(AXES.index(array.domain.dim(i).name) for i in range(array.ndim))
         cells = np.ascontiguousarray(voxels.transpose(order), dtype=array.attr(ATTRIBUTE).dtype)
         array[tuple(slice(start[axis], start[axis] + voxels.shape[axis]) for axis in order)] = cells
+        names = [fragment.rpartition("/")[2] for fragment in array.last_write_info]
         _set_meta(array, meta)
     forget(uri)
+    return names
 
 
 def _set_meta(array: Any, meta: Mapping[str, Any]) -> None:

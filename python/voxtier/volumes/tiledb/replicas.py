@@ -4,13 +4,16 @@ A replica is a stock array in a folder inside the volume's own (``replica-sagitt
 copied and removed with it. The volume's metadata holds, for each replica, a digest of the names of all
 fragments of both: whoever writes to either of them, with voxtier or without, changes a name, and the replica
 is not used until it is written again.
+
+A digest is only made of names that were seen before the voxels were read or written, and of the names of our
+own writes: what another process writes meanwhile is never part of one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +36,7 @@ from voxtier.volumes.tiledb.scaling import Normalize, make_recipe, refuse_fill
 from voxtier.volumes.tiledb.session import Session, is_remote
 
 META_KEY = "voxtier_replicas"
+_STALE = ""  # in place of a digest: such a replica is listed, and written again by `replicate`
 
 
 def replica_uri(uri: str, orientation: str) -> str:
@@ -45,13 +49,9 @@ def replica_orientation(uri: str) -> str:
     return uri.rpartition(REPLICA_PREFIX)[2]
 
 
-def _digest(uri: str, orientation: str, session: Session) -> str:
-    """Return what changes with every write to the volume or to the replica."""
-    names = [
-        name
-        for place in (uri, replica_uri(uri, orientation))
-        for name in ["|", *fragment_names(place, session)]
-    ]
+def _digest(own: Iterable[str], others: Iterable[str]) -> str:
+    """Return what changes with every write to a volume or to its replica; given are their fragments."""
+    names = ["|", *sorted(own), "|", *sorted(others)]
     return hashlib.blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
 
 
@@ -66,20 +66,48 @@ def _digests(meta: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _write_digests(uri: str, orientations: Sequence[str], meta: Mapping[str, Any], session: Session) -> None:
-    digests = {name: _digest(uri, name, session) for name in orientations}
+    """Write the metadata of a volume that was just made: it and each of its replicas in one write."""
+    own = fragment_names(uri, session)
+    digests = {}
+    for name in orientations:
+        others = fragment_names(replica_uri(uri, name), session)
+        digests[name] = _digest(own, others) if len(own) == len(others) == 1 else _STALE
     arrays.write_meta(uri, {**meta, META_KEY: json.dumps(digests)}, session)
+
+
+def _set_digests(uri: str, digests: Mapping[str, str], session: Session) -> None:
+    """Replace the digests of some replicas in the metadata of a volume; the others keep theirs."""
+    arrays.forget(uri)
+    listed = _digests(arrays.open_array(uri, session).meta)
+    arrays.write_meta(uri, {META_KEY: json.dumps({**listed, **digests})}, session)
+
+
+def _names_of_valid(array: VoxelArray, own: Sequence[str]) -> dict[str, list[str]]:
+    """Return the fragments of the replicas that hold the same voxels as these fragments of the volume."""
+    valid: dict[str, list[str]] = {}
+    for orientation, digest in _digests(array.meta).items():
+        with suppress(VoxtierError, OSError):
+            names = fragment_names(replica_uri(array.uri, orientation), array.session)
+            if _digest(own, names) == digest:
+                valid[orientation] = names
+    return valid
 
 
 def find_replicas(array: VoxelArray) -> dict[str, VoxelArray]:
     """Open the replicas of a volume that hold the same voxels; leave out all others."""
     valid: dict[str, VoxelArray] = {}
-    for orientation, digest in _digests(array.meta).items():
-        with suppress(VoxtierError, OSError):
-            if _digest(array.uri, orientation, array.session) != digest:
-                continue
-            replica = VoxelArray(replica_uri(array.uri, orientation), array.session, is_replica=True)
-            if (replica.layout.shape, replica.layout.cell) == (array.layout.shape, array.layout.cell):
-                valid[orientation] = replica
+    if META_KEY not in array.meta:
+        return valid
+    with suppress(VoxtierError, OSError):
+        own = fragment_names(array.uri, array.session)
+        for orientation, names in _names_of_valid(array, own).items():
+            with suppress(VoxtierError, OSError):
+                place = replica_uri(array.uri, orientation)
+                replica = VoxelArray(place, array.session, is_replica=True)
+                if fragment_names(place, array.session) != names:
+                    continue  # opened with what another process writes just now
+                if (replica.layout.shape, replica.layout.cell) == (array.layout.shape, array.layout.cell):
+                    valid[orientation] = replica
     return valid
 
 
@@ -287,17 +315,20 @@ def _write_volume(
         raise
 
 
-def _write(uri: str, orientation: str, image: NDArray[Any], session: Session) -> None:
+def _write(uri: str, orientation: str, image: NDArray[Any], session: Session) -> list[str]:
+    """Write a replica anew, and return the name of its fragment."""
     place = replica_uri(uri, orientation)
     remove_own(place, session)
     create_like(place, uri, SliceOrientation(orientation), session)
-    arrays.write_voxels(place, image, {"tile_orientation": orientation}, session)
+    return arrays.write_voxels(place, image, {"tile_orientation": orientation}, session)
 
 
-def replicate(uri: str, session: Session, *, add: Sequence[SliceOrientation] = ()) -> list[str]:
+def replicate(
+    uri: str, session: Session, *, add: Sequence[SliceOrientation] = (), anew: Collection[str] = ()
+) -> list[str]:
     """Write replicas that are new, and those again that no longer hold the volume's voxels.
 
-    A writer in between leaves a replica that is stale.
+    One process at a time does this to a local volume. A writer in between leaves a replica that is stale.
 
     Parameters
     ----------
@@ -307,29 +338,40 @@ def replicate(uri: str, session: Session, *, add: Sequence[SliceOrientation] = (
         How it is reached.
     add : sequence of SliceOrientation
         Tilings to add.
+    anew : collection of str
+        Orientations to write again whatever their digests say.
 
     Returns
     -------
     list of str
         Orientations that were written.
     """
-    array = VoxelArray(uri, session)
-    valid = find_replicas(array)
-    names = list(dict.fromkeys([*_digests(array.meta), *(orientation.value for orientation in add)]))
-    missing = [name for name in names if name not in valid]
-    if not missing:
-        return []
-    before = fragment_names(uri, session)
-    image = array.read(_everything(array))
-    for name in missing:
-        _write(uri, name, image, session)
-    if fragment_names(uri, session) == before:
-        _write_digests(uri, names, {}, session)
+    with fragments.only_merger(uri):
+        own = fragment_names(
+            uri, session
+        )  # before the volume is opened: it may hold more, and is not digested
+        array = VoxelArray(uri, session)
+        valid = find_replicas(array)
+        names = dict.fromkeys([*_digests(array.meta), *(orientation.value for orientation in add)])
+        missing = [name for name in names if name not in valid or name in anew]
+        if not missing:
+            return []
+        image = array.read(_everything(array))
+        written = {name: _write(uri, name, image, session) for name in missing}
+        is_same = fragment_names(uri, session) == own
+        digests = dict.fromkeys(missing, _STALE)
+        for name, fragment in written.items():
+            if is_same and fragment_names(replica_uri(uri, name), session) == fragment:
+                digests[name] = _digest(own, fragment)
+        _set_digests(uri, digests, session)
     return missing
 
 
 def write_region(uri: str, start: Sequence[int], cells: NDArray[Any], session: Session) -> None:
     """Write a box into a volume and into its replicas, which are not used until all is written.
+
+    A replica that cannot be written, or that another process writes too, is left stale: the box is in the
+    volume, and an error would say that it is not.
 
     Parameters
     ----------
@@ -343,14 +385,23 @@ def write_region(uri: str, start: Sequence[int], cells: NDArray[Any], session: S
         How it is reached.
     """
     array = arrays.open_array(uri, session)
-    valid = list(find_replicas(array))
-    before = set(fragment_names(uri, session)) if valid else set()
-    arrays.write_region(uri, start, cells, session)
-    for orientation in valid:
-        arrays.write_region(replica_uri(uri, orientation), start, cells, session)
-    # One new fragment: nobody else wrote meanwhile.
-    if valid and len(set(fragment_names(uri, session)) - before) == 1:
-        _write_digests(uri, valid, {}, session)
+    if META_KEY not in array.meta:
+        arrays.write_region(uri, start, cells, session)
+        return
+    own = fragment_names(uri, session)
+    valid = _names_of_valid(array, own)
+    own = sorted([*own, *arrays.write_region(uri, start, cells, session)])
+    digests: dict[str, str] = {}
+    for orientation, names in valid.items():
+        place = replica_uri(uri, orientation)
+        with suppress(VoxtierError, OSError):
+            names = sorted([*names, *arrays.write_region(place, start, cells, session)])
+            if fragment_names(place, session) == names:
+                digests[orientation] = _digest(own, names)
+    # Without waiting: who holds the lock merges what is digested here, or writes the replicas anew.
+    with suppress(VoxtierError, OSError), fragments.only_merger(uri, patience=0):
+        if digests and fragment_names(uri, session) == own:
+            _set_digests(uri, digests, session)
 
 
 def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> None:
@@ -372,16 +423,30 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
 
 def find_differences(uri: str, session: Session) -> list[str]:
     """Return what is wrong with the replicas of a volume: stale ones, and ones with other voxels."""
+    return list(_differences(uri, session).values())
+
+
+def renew(uri: str, session: Session) -> list[str]:
+    """Write the replicas again with which something is wrong, and return what it was."""
+    found = _differences(uri, session)
+    if found:
+        replicate(uri, session, anew=found)
+    return list(found.values())
+
+
+def _differences(uri: str, session: Session) -> dict[str, str]:
     array = arrays.open_array(uri, session)
     valid = find_replicas(array)
-    troubles = [f"replica {name} is stale" for name in _digests(array.meta) if name not in valid]
+    found = {name: f"replica {name} is stale" for name in _digests(array.meta) if name not in valid}
     if valid:
         every = _everything(array)
         cells = array.read(every)
-        for name, replica in valid.items():
-            if not np.array_equal(replica.read(every), cells, equal_nan=cells.dtype.kind in "fc"):
-                troubles.append(f"replica {name} holds other voxels")
-    return troubles
+        is_float = cells.dtype.kind in "fc"
+        others = [n for n, r in valid.items() if not np.array_equal(r.read(every), cells, equal_nan=is_float)]
+        # What another process wrote meanwhile makes both differ, and says nothing of the replica.
+        still_valid = _names_of_valid(array, fragment_names(uri, session)) if others else {}
+        found |= {name: f"replica {name} holds other voxels" for name in others if name in still_valid}
+    return found
 
 
 def _everything(array: VoxelArray) -> Region:

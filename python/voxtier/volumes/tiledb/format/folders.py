@@ -5,13 +5,24 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from voxtier.volumes.tiledb.format.names import FRAGMENTS, GROUP, GROUP_MARK, META
-from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, remove_file, remove_tree
+from voxtier.volumes.tiledb.format.names import COMMITS, FRAGMENTS, GROUP, GROUP_MARK, META
+from voxtier.volumes.tiledb.session import (
+    Session,
+    is_remote,
+    list_entries,
+    list_folders,
+    remove_file,
+    remove_tree,
+)
 
 
 def fragment_names(uri: str, session: Session) -> list[str]:
-    """Return the names of the fragments of an array, sorted; every write adds one that is new."""
-    return list_folders(f"{uri}/{FRAGMENTS}", session)
+    """Return the names of the writes that readers of an array see, sorted; every write adds one that is new.
+
+    They are those of the commits: the folder of a fragment is there before its voxels count. Other commits
+    (lists of them, and what a consolidation has replaced) keep the names of their files.
+    """
+    return sorted(name.removesuffix(".wrt") for name in list_entries(f"{uri}/{COMMITS}", session))
 
 
 def fragment_bytes(uri: str, name: str) -> int:

@@ -190,25 +190,32 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
     budget = (memory_mb or session.config.read.memory_budget_mb) << 20
     with translate_errors(f"consolidate {uri}"):
         budget = min(budget, _worth_merging_with(open_array(uri, session).layout))
-    with _only_merger(uri):
+    with only_merger(uri):
         _merge(uri, session, ("fragments",), {"sm.mem.total_budget": str(budget)})
         _merge(uri, session, ("fragment_meta", "array_meta"), {})
     forget(uri)
 
 
 @contextmanager
-def _only_merger(uri: str) -> Iterator[None]:
+def only_merger(uri: str, patience: float = _PATIENCE_SECONDS) -> Iterator[None]:
     """Hold the lock of a local volume, where its file system has locks.
+
+    Parameters
+    ----------
+    uri : str
+        Address of the volume.
+    patience : float
+        Seconds to wait for another process.
 
     Raises
     ------
     BackendError
-        When another process merges its fragments for longer than five minutes.
+        When another process merges its fragments, or writes its replicas, for longer than that.
     """
     with ExitStack() as stack:
         if not is_remote(uri):
             try:
-                stack.enter_context(hold_lock(Path(uri, LOCK_NAME), _PATIENCE_SECONDS, mode=0o666))
+                stack.enter_context(hold_lock(Path(uri, LOCK_NAME), patience, mode=0o666))
             except TimeoutError:
                 raise BackendError(f"{uri} is being consolidated by another process: try later") from None
             except OSError:  # no locks there: then two that merge may refuse each other, and damage nothing
@@ -238,7 +245,7 @@ def _merge(uri: str, session: Session, modes: tuple[str, ...], keys: dict[str, s
 
 def vacuum(uri: str, session: Session) -> None:
     """Remove what earlier consolidations have replaced."""
-    with _only_merger(uri):
+    with only_merger(uri):
         for mode in ("fragments", "fragment_meta", "commits", "array_meta"):
             _maintain(tiledb.vacuum, uri, session, {}, mode)
     forget(uri)
