@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import resource
@@ -19,6 +20,7 @@ from volumes.support.command_line import run
 from volumes.support.images import code_of, pairs, series
 from voxtier.errors import SourceError
 from voxtier.volumes import RadiObject, Volume
+from voxtier.volumes.reading.pictures import encode_png, to_grey
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,28 @@ def test_a_slice_is_a_png_of_the_plane(store: Path) -> None:
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert (output.read_bytes(), set(store.iterdir())) == (content, names)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_slice_follows_the_patient_where_the_volume_knows_how_it_lies(tmp_path: Path, knows: bool) -> None:
+    affine = np.array([[0, 0, 2.0, 0], [1, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 1]])  # grows to A, S, R
+    voxels = np.arange(8 * 6 * 4, dtype=np.int16).reshape(8, 6, 4)
+    volume = Volume.from_numpy(tmp_path / "v", voxels, affine=affine if knows else None)
+    planes = {"axial": voxels[:, 2], "sagittal": voxels[..., 2], "coronal": voxels[2]}
+    if not knows:
+        planes = {"axial": voxels[..., 2], "sagittal": voxels[2], "coronal": voxels[:, 2]}
+    for name, plane in planes.items():
+        done = run("slice", tmp_path / "v", tmp_path / "p.png", "--plane", name, "--index", 2)
+        assert (tmp_path / "p.png").read_bytes() == encode_png(to_grey(plane)), name
+        assert f"the {'patient' if knows else 'array'}'s {name} plane, 2 along" in done.err
+    run("slice", tmp_path / "v", tmp_path / "p.png")  # the middle
+    middle = voxels[:, 3] if knows else voxels[..., 2]
+    assert (tmp_path / "p.png").read_bytes() == encode_png(to_grey(middle))
+    assert base64.b64encode(encode_png(to_grey(middle))).decode() in volume._repr_html_()
+    if knows:
+        run("slice", tmp_path / "v", tmp_path / "p.png", "--mm", "--plane", "sagittal")
+        content = (tmp_path / "p.png").read_bytes()  # voxels of 1 by 3 mm
+        assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (8, 18)
 
 
 def test_volumes_of_every_type_are_described_and_drawn_or_refused(tmp_path: Path) -> None:

@@ -114,6 +114,11 @@ def closest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
     return tuple(chosen[axis] for axis in range(3))
 
 
+def axis_of_plane(affine: Affine, world_axis: int) -> int:
+    """Return the array axis that crosses the planes which a world axis (0 R, 1 A, 2 S) crosses."""
+    return [world for world, _ in closest_axes(affine)].index(world_axis)
+
+
 def axcodes(affine: Affine) -> str:
     """Return the directions in which i, j and k grow, such as ``"LPS"``."""
     return "".join(_CODES[world][sign > 0] for world, sign in closest_axes(affine))

@@ -29,6 +29,7 @@ from voxtier.system.durable import write_output
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
+    from voxtier.volumes.reading.reader import Plane
 
 _CUBE = 64  # voxels along each edge of what `bench` reads
 
@@ -102,10 +103,13 @@ def _facts(volume: Volume) -> dict[str, Any]:
 @click.argument("output", type=NewFile("a PNG picture", ".png"))
 @OBS
 @click.option(
-    "--plane", type=click.Choice(["axial", "sagittal", "coronal"]), default="axial", help="Plane to draw."
+    "--plane",
+    type=click.Choice(["axial", "sagittal", "coronal"]),
+    default="axial",
+    help="Plane of the patient; of the array (axial: across z) where the volume does not know how it lies.",
 )
 @click.option(
-    "--index", type=int, help="Position along the axis that crosses the plane. Default: the middle."
+    "--index", type=int, help="Position along the array axis that crosses the plane. Default: the middle."
 )
 @click.option("--time", "time_point", type=int, help="Time point of a 4-D volume.")
 @click.option("--window", nargs=2, type=float, help="Centre and width of the grey values.")
@@ -114,7 +118,7 @@ def slice_(
     uri: str,
     output: Path,
     obs_id: str | None,
-    plane: str,
+    plane: Plane,
     index: int | None,
     time_point: int | None,
     window: tuple[float, float] | None,
@@ -125,15 +129,20 @@ def slice_(
     \b
     voxtier volumes slice cohort middle.png --obs sub-1_T1w --plane coronal
     """
+    from voxtier.volumes.geometry import axis_of_plane
     from voxtier.volumes.reading.pictures import encode_png, stretch_to_square, to_grey
+    from voxtier.volumes.reading.reader import PLANES
 
     volume = open_volume(uri, obs_id)
-    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    affine = volume.affine
+    axis = PLANES[plane] if affine is None else axis_of_plane(affine, PLANES[plane])
     place = volume.shape[axis] // 2 if index is None else index
+    time_point = time_point if time_point is not None or volume.ndim == 3 else 0
     try:
-        voxels = getattr(volume, plane)(
-            place, time_point if time_point is not None or volume.ndim == 3 else 0
-        )
+        if affine is None:
+            voxels = getattr(volume, plane)(place, time_point)
+        else:
+            voxels = volume.plane(plane, place, time_point)
     except IndexError as error:
         raise ConfigError(str(error)) from None
     picture = to_grey(voxels, window or None)
@@ -142,7 +151,9 @@ def slice_(
         picture = stretch_to_square(picture, across, up)
     content = encode_png(picture)
     write_output(output, lambda file: file.write(content))
-    say(f"{output}: {plane} plane {place} of {volume.obs_id or uri}", err=True)
+    whose = "the array's" if affine is None else "the patient's"
+    drawn = f"{whose} {plane} plane, {place} along {'xyz'[axis]}"
+    say(f"{output}: {drawn}, of {volume.obs_id or uri}", err=True)
 
 
 @click.command()

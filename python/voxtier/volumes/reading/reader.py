@@ -27,7 +27,8 @@ from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal"]
 
-_WORLD_AXIS = {"axial": 2, "sagittal": 0, "coronal": 1}
+PLANES = {"axial": 2, "sagittal": 0, "coronal": 1}
+"""The world axis (0 R, 1 A, 2 S) that crosses a plane of the patient, and the array's where none is known."""
 
 
 class VolumeReader:
@@ -187,7 +188,7 @@ class VolumeReader:
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        """Return what notebooks show: the facts, and the middle axial plane."""
+        """Return what notebooks show: the facts, and the middle axial plane (the patient's if known)."""
         spacing, orientation = self.spacing, self._orientation
         facts = {
             "shape": "x".join(map(str, self.shape)),
@@ -197,7 +198,8 @@ class VolumeReader:
             "tiles": "x".join(map(str, self.tile_extents)),
         }
         try:
-            plane = self.axial(self.shape[2] // 2, *([0] if self.ndim == 4 else []))
+            axis = 2 if orientation is None else geometry.axis_of_plane(orientation.affine, PLANES["axial"])
+            plane = self._plane(axis, self.shape[axis] // 2, 0 if self.ndim == 4 else None)
             picture = encode_png(to_grey(plane))
         except VoxtierError:  # the facts are worth showing all the same
             picture = None
@@ -268,15 +270,14 @@ class VolumeReader:
         ConfigError
             For another name, and when the volume does not know how it lies in the patient.
         """
-        if name not in _WORLD_AXIS:
+        if name not in PLANES:
             raise ConfigError(f"a plane is axial, sagittal or coronal, got {name!r}")
         affine = self.affine
         if affine is None:
             raise ConfigError(
                 f"{self.uri} does not know how it lies in the patient: use axial(), sagittal(), coronal()"
             )
-        world = [axis for axis, _ in geometry.closest_axes(affine)]
-        return self._plane(world.index(_WORLD_AXIS[name]), index, t)
+        return self._plane(geometry.axis_of_plane(affine, PLANES[name]), index, t)
 
     def slice(self, x: slice, y: slice, z: slice, t: slice | None = None) -> NDArray[Any]:
         """Read a box; ``volume[x, y, z]`` does the same.
