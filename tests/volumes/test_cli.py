@@ -94,6 +94,18 @@ def test_a_slice_follows_the_patient_where_the_volume_knows_how_it_lies(tmp_path
         assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (8, 18)
 
 
+def test_statistics_of_small_and_of_large_numbers_keep_their_digits(tmp_path: Path) -> None:
+    small = np.linspace(7.5e-4, 9.1e-4, 64).astype(np.float32).reshape(4, 4, 4)
+    for name, voxels in {"small": small, "large": np.full((4, 4, 4), 12_345_678, np.int32)}.items():
+        volume = Volume.from_numpy(tmp_path / name, voxels)
+        wanted = volume.get_statistics([1, 25, 75, 99])
+        found = json.loads(run("stats", tmp_path / name, "--json").out)
+        assert {key: found[key] for key in wanted} == wanted
+        shown = dict(part.split("=") for part in run("stats", tmp_path / name).out.split())
+        assert {key: float(shown[key]) for key in wanted} == pytest.approx(wanted, rel=1e-6)
+    assert (shown["max"], shown["std"]) == ("12345678", "0")
+
+
 def test_volumes_of_every_type_are_described_and_drawn_or_refused(tmp_path: Path) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
