@@ -7,6 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -225,6 +226,22 @@ def test_statistics_are_those_of_numpy_and_nan_has_a_policy(tmp_path: Path) -> N
         poisoned.get_statistics(nan_policy="raise")
     counts, edges = poisoned.compute_histogram(bins=10)
     assert (counts.sum(), len(edges)) == (9**3 - 1, 11)
+
+
+def test_each_percentile_has_its_key_and_any_sequence_is_taken(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(9, 9, 9))
+    volume = Volume.from_numpy(tmp_path / "v", data)
+    found = volume.get_statistics([99.99999, 100, 100 / 3, 1e-7])
+    assert found["p99.99999"] == np.percentile(data, 99.99999) < found["p100"] == data.max()
+    assert found["p33.333333333333336"] == np.percentile(data, 100 / 3)
+    assert found["p1e-07"] < np.percentile(data, 0.1)
+    wanted = volume.get_statistics([5, 99.9])
+    for given in (np.array([5, 99.9]), np.float32([5, 99.9]), pd.Series([5, 99.9]), (p for p in (5, 99.9))):
+        assert volume.get_statistics(given) == wanted
+    assert volume.get_statistics(np.array([])) == volume.get_statistics()
+    for wrong in ("95", 95, ["x"], [None], np.float64(5)):
+        with pytest.raises(ConfigError, match="percentiles are numbers from 0 to 100"):
+            volume.get_statistics(wrong)
 
 
 FAR_APART = [  # type, the two values of an image: their distance does not fit the type

@@ -378,7 +378,7 @@ class VolumeReader:
     def get_statistics(
         self, percentiles: Iterable[float] | None = None, *, nan_policy: NanPolicy = "omit"
     ) -> dict[str, float]:
-        """Return mean, std, min, max, median and percentiles (keys ``p5``, ``p99.5``).
+        """Return mean, std, min, max, median and percentiles (keys as given: ``p5``, ``p99.5``).
 
         Parameters
         ----------
@@ -399,7 +399,7 @@ class VolumeReader:
         FormatError
             For NaN voxels under ``raise``, and when there are no real numbers.
         """
-        return describe(self.read(), percentiles or (), nan_policy, self.uri)
+        return describe(self.read(), percentiles, nan_policy, self.uri)
 
     def compute_histogram(
         self, bins: int = 256, value_range: tuple[float, float] | None = None

@@ -14,7 +14,7 @@ NanPolicy: TypeAlias = Literal["omit", "propagate", "raise"]
 
 
 def describe(
-    voxels: NDArray[Any], percentiles: Iterable[float], nan_policy: NanPolicy, name: str
+    voxels: NDArray[Any], percentiles: Iterable[float] | None, nan_policy: NanPolicy, name: str
 ) -> dict[str, float]:
     """Return what `VolumeReader.get_statistics` does.
 
@@ -22,7 +22,7 @@ def describe(
     ----------
     voxels : numpy.ndarray
         Of any shape.
-    percentiles : sequence of float
+    percentiles : sequence of float or None
         0 to 100.
     nan_policy : {"omit", "propagate", "raise"}
         What happens to NaN voxels.
@@ -41,9 +41,7 @@ def describe(
     FormatError
         For NaN voxels under ``raise``, and when there are no real numbers.
     """
-    wanted = [50.0, *(float(p) for p in percentiles)]
-    if not all(0 <= p <= 100 for p in wanted):
-        raise ConfigError(f"percentiles are numbers from 0 to 100, got {wanted[1:]}")
+    wanted = [50.0, *_percentiles(percentiles)]
     if nan_policy not in ("omit", "propagate", "raise"):
         raise ConfigError(f"nan_policy is omit, propagate or raise, got {nan_policy!r}")
     flat = _real(voxels, name)
@@ -66,7 +64,27 @@ def describe(
         # numpy interpolates in the type of the voxels: 127 - -128 is -1 in int8.
         values = np.percentile(flat.astype(np.float64), wanted, overwrite_input=True)
     statistics["median"] = float(values[0])
-    return statistics | {f"p{p:g}": float(value) for p, value in zip(wanted[1:], values[1:], strict=True)}
+    return statistics | {_key(p): float(value) for p, value in zip(wanted[1:], values[1:], strict=True)}
+
+
+def _percentiles(given: Any) -> list[float]:
+    """Return percentiles as Python's numbers; narrow floats as they print: 99.9, not 99.9000015."""
+    try:
+        if isinstance(given, str):
+            raise TypeError
+        several = () if given is None else given
+        numbers = [float(str(p)) if isinstance(p, np.floating) else float(p) for p in several]
+    except (TypeError, ValueError):
+        raise ConfigError(f"percentiles are numbers from 0 to 100, got {given!r}") from None
+    if not all(0 <= p <= 100 for p in numbers):
+        raise ConfigError(f"percentiles are numbers from 0 to 100, got {numbers}")
+    return numbers
+
+
+def _key(percentile: float) -> str:
+    """Return the name of a percentile with all its digits: 99.99999 is not 100."""
+    short = f"{percentile:g}"
+    return f"p{short}" if float(short) == percentile else f"p{percentile!r}"
 
 
 def count(
