@@ -47,6 +47,20 @@ def test_a_grid_covers_every_voxel_and_goes_back(
         GridAggregator(shape).result()
 
 
+@pytest.mark.parametrize(
+    ("channels", "shape"),
+    [(1, (4, 4, 4)), (3, (1, 4, 4, 4)), (3, (4, 4, 4)), (0, (1, 4, 4, 4)), (1, (1, 1, 4, 4, 4)), (0, (4, 4))],
+)
+def test_a_patch_with_other_channels_than_the_volume_is_refused(
+    channels: int, shape: tuple[int, ...]
+) -> None:
+    whole = GridAggregator((4, 4, 4), channels)
+    with pytest.raises(ConfigError, match=r"a patch of this volume is \(.*x, y, z\), got the shape"):
+        whole.add(np.ones(shape), (0, 0, 0))
+    whole.add(np.full((*[channels] * bool(channels), 4, 4, 4), 2.0), (0, 0, 0))
+    assert (whole.result() == 2).all()
+
+
 def make_segmented(
     tmp_path: Path, shape: tuple[int, ...] = (40, 36, 30), affine: Any = None
 ) -> tuple[RadiObject, NDArray[np.uint16]]:

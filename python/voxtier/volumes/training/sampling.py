@@ -343,8 +343,25 @@ class GridAggregator:
         self._count = np.zeros(tuple(shape), np.int32)
 
     def add(self, patch: NDArray[Any], start: Iterable[SupportsIndex]) -> None:
-        """Add one patch; what lies outside the volume is dropped."""
+        """Add one patch; what lies outside the volume is dropped.
+
+        Parameters
+        ----------
+        patch : numpy.ndarray
+            (x, y, z), or (channels, x, y, z) where there are channels.
+        start : sequence of int
+            First voxel along x, y, z; it may be negative.
+
+        Raises
+        ------
+        ConfigError
+            For a patch of other dimensions or channels, and for masked voxels.
+        """
         patch = plain_voxels(patch, "the patch")
+        lead_shape = self._sum.shape[:-3]
+        if patch.ndim != self._sum.ndim or patch.shape[:-3] != lead_shape:
+            axes = ", ".join([*map(str, lead_shape), "x", "y", "z"])
+            raise ConfigError(f"a patch of this volume is ({axes}), got the shape {patch.shape}")
         outer, inner = [], []
         starts = map(operator.index, start)
         for begin, count, length in zip(starts, patch.shape[-3:], self._count.shape, strict=True):
