@@ -6,6 +6,7 @@ import base64
 import errno
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ from support.small_disk import without_bytecode
 from volumes.support.command_line import run
 from volumes.support.images import code_of, pairs, series
 from voxtier.errors import SourceError
-from voxtier.volumes import RadiObject, Volume
+from voxtier.volumes import RadiObject, StreamingWriter, Volume
 from voxtier.volumes.reading.pictures import encode_png, to_grey
+from voxtier.volumes.tiledb import arrays
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,49 @@ def test_a_slice_follows_the_patient_where_the_volume_knows_how_it_lies(tmp_path
         run("slice", tmp_path / "v", tmp_path / "p.png", "--mm", "--plane", "sagittal")
         content = (tmp_path / "p.png").read_bytes()  # voxels of 1 by 3 mm
         assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (8, 18)
+
+
+def make_mixed(folder: Path) -> Path:
+    """Write a collection of which NIfTI lacks the types of two volumes, and one has no numbers."""
+    with StreamingWriter(folder / "mixed") as writer:
+        for name, voxels in {
+            "a": np.full((3, 3, 3), np.nan, np.float32),
+            "b": np.ones((3, 3, 3), bool),
+            "c\0/d": np.ones((3, 3, 3), np.float16),
+            "e\0/f": np.full((3, 3, 3), 5, np.int16),
+        }.items():
+            writer.write_volume(voxels, name, "s")
+    return folder / "mixed"
+
+
+def test_one_volume_of_several_that_fails_is_told_and_the_others_are_done(tmp_path: Path) -> None:
+    store = make_mixed(tmp_path)
+    done = run("export", store, tmp_path / "out", code=3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "e--f.nii.gz"]
+    assert "voxtier: b: " in done.err and "bool" in done.err and "2 of 4 volumes failed" in done.err
+    rows = run("export", store, tmp_path / "out", "--json", code=3).rows
+    assert [row.get("status") for row in rows] == [None, "failed", "failed", None]
+    assert rows[1]["obs_id"] == "b" and "bool" in rows[1]["detail"]
+    rows = run("stats", store, "--json", code=3).rows
+    assert [row.get("status") for row in rows] == ["failed", None, None, None]
+    assert rows[3]["mean"] == 5
+    run("export", store, tmp_path / "b.nii.gz", "--obs", "b", code=1)
+
+    damaged = next(store.rglob("e*f*/__schema"))
+    shutil.rmtree(damaged)
+    arrays.forget(str(damaged.parent))  # as in a new process
+    for command in ("info", "stats", "consolidate", "vacuum"):
+        rows = run(command, store, "--json", code=3).rows
+        assert [row["obs_id"] for row in rows[:3]] == ["a", "b", "c\0/d"]
+        assert rows[3]["status"] == "failed" and rows[3]["uri"] == str(damaged.parent), command
+        assert rows[3]["obs_id"] == damaged.parent.name, command
+
+
+def test_where_each_volume_fails_the_exit_code_says_so(tmp_path: Path) -> None:
+    with StreamingWriter(tmp_path / "masks") as writer:
+        for name in "ab":
+            writer.write_volume(np.ones((3, 3, 3), bool), name, name)
+    assert "2 of 2 volumes failed" in run("export", tmp_path / "masks", tmp_path / "out", code=1).err
 
 
 def test_statistics_of_small_and_of_large_numbers_keep_their_digits(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import click
 
 from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import AS_JSON, DRY_RUN, RenamedOption, say
-from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, list_volumes, open_uri, say_if_empty
+from voxtier.cli.volumes.stores import OBS, chosen_volumes, emit, for_each, list_volumes, open_uri
 from voxtier.errors import BackendError, ConfigError, FormatError, SourceError, VoxtierError
 from voxtier.system.text import format_count
 
@@ -31,10 +31,10 @@ def consolidate(uri: str, obs_id: str | None, dry_run: bool, as_json: bool) -> i
     \b
     voxtier volumes consolidate cohort --dry-run
 
-    Exit code 1 when the store holds no volume.
+    Exit code 1 when the store holds no volume, or each of them failed; 3 when some did.
     """
-    volumes = chosen_volumes(uri, obs_id)
-    for volume in volumes:
+
+    def merge(volume: Volume) -> None:
         count = len(volume.fragments())
         if count > 1 and not dry_run:
             volume.consolidate()
@@ -42,7 +42,8 @@ def consolidate(uri: str, obs_id: str | None, dry_run: bool, as_json: bool) -> i
             {"obs_id": volume.obs_id, "fragments": count, "merged": count > 1 and not dry_run},
             as_json=as_json,
         )
-    return say_if_empty(uri, volumes)
+
+    return for_each(uri, chosen_volumes(uri, obs_id), merge, as_json=as_json)
 
 
 @click.command()
@@ -55,14 +56,15 @@ def vacuum(uri: str, obs_id: str | None, as_json: bool) -> int:
     \b
     voxtier volumes vacuum cohort --obs sub-1_T1w
 
-    Exit code 1 when the store holds no volume.
+    Exit code 1 when the store holds no volume, or each of them failed; 3 when some did.
     """
-    volumes = chosen_volumes(uri, obs_id)
-    for volume in volumes:
+
+    def remove(volume: Volume) -> None:
         before = volume.stored_bytes()
         volume.vacuum()
         emit({"obs_id": volume.obs_id, "removed_bytes": before - volume.stored_bytes()}, as_json=as_json)
-    return say_if_empty(uri, volumes)
+
+    return for_each(uri, chosen_volumes(uri, obs_id), remove, as_json=as_json)
 
 
 @click.command()

@@ -18,11 +18,12 @@ from voxtier.cli.volumes.stores import (
     OBS,
     chosen_volumes,
     emit,
+    for_each,
     list_collections,
     list_volumes,
+    name_of,
     open_uri,
     open_volume,
-    say_if_empty,
 )
 from voxtier.errors import ConfigError
 from voxtier.system.durable import write_output
@@ -38,12 +39,14 @@ _CUBE = 64  # voxels along each edge of what `bench` reads
 @click.argument("uri")
 @OBS
 @AS_JSON
-def info(uri: str, obs_id: str | None, as_json: bool) -> None:
+def info(uri: str, obs_id: str | None, as_json: bool) -> int:
     """Describe a store and list its volumes; describe one volume and draw its tiles.
 
     \b
     voxtier volumes info cohort
     voxtier volumes info cohort --obs sub-1_T1w
+
+    With --json, exit code 1 when no volume of several can be opened; 3 when some cannot.
     """
     from voxtier.volumes import RadiObject, Volume
     from voxtier.volumes.reading.pictures import draw_tiles
@@ -51,23 +54,25 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> None:
     store = open_uri(uri)
     if obs_id is None and not isinstance(store, Volume):
         if as_json:
-            for volume in list_volumes(store):
-                emit(_facts(volume), as_json=True)
-        else:
-            click.echo(store.describe() if isinstance(store, RadiObject) else repr(store))
-            click.echo()
-            for row in _list_rows(store):
-                emit(row, as_json=False)
-        return
+            volumes = list_volumes(store)
+            if not volumes:  # which is a description too
+                return EXIT_OK
+            return for_each(uri, volumes, lambda volume: emit(_facts(volume), as_json=True), as_json=True)
+        click.echo(store.describe() if isinstance(store, RadiObject) else repr(store))
+        click.echo()
+        for row in _list_rows(store):
+            emit(row, as_json=False)
+        return EXIT_OK
     volume = open_volume(uri, obs_id)
     facts = _facts(volume)
     if as_json:
         emit(facts, as_json=True)
-        return
+        return EXIT_OK
     for key, value in facts.items():
         say(f"{key:14s} {value}")
     click.echo()
     click.echo(draw_tiles(volume))
+    return EXIT_OK
 
 
 def _list_rows(store: RadiObject | VolumeCollection) -> Iterator[dict[str, Any]]:
@@ -166,14 +171,15 @@ def stats(uri: str, obs_id: str | None, as_json: bool) -> int:
     \b
     voxtier volumes stats cohort --obs sub-1_T1w
 
-    Exit code 1 when the store holds no volume.
+    Exit code 1 when the store holds no volume, or each of them failed; 3 when some did.
     """
-    volumes = chosen_volumes(uri, obs_id)
-    for volume in volumes:
+
+    def compute(volume: Volume) -> None:
         numbers = volume.get_statistics([1, 25, 75, 99])
         shown = numbers if as_json else {key: _shorten(value) for key, value in numbers.items()}
         emit({"obs_id": volume.obs_id, **shown}, as_json=as_json)
-    return say_if_empty(uri, volumes)
+
+    return for_each(uri, chosen_volumes(uri, obs_id), compute, as_json=as_json)
 
 
 def _shorten(number: float) -> str:
@@ -193,7 +199,7 @@ def export(uri: str, output: Path, obs_id: str | None, as_json: bool) -> int:
     voxtier volumes export cohort t1w.nii.gz --obs sub-1_T1w
     voxtier volumes export cohort niftis
 
-    Exit code 1 when the store holds no volume.
+    Exit code 1 when the store holds no volume, or each of them failed; 3 when some did.
     """
     is_file = re.search(r"\.nii(\.gz)?$", output.name, re.IGNORECASE) or obs_id is not None
     if is_file and not output.is_dir():
@@ -201,13 +207,14 @@ def export(uri: str, output: Path, obs_id: str | None, as_json: bool) -> int:
         _emit_file(volume, volume.to_nifti(output, compression=output.suffix.lower() != ".nii"), as_json)
         return EXIT_OK
     chosen = chosen_volumes(uri, obs_id)
-    volumes = {_file_name(volume): volume for volume in chosen}
-    if len(volumes) < len(chosen):
+    if len({_file_name(volume) for volume in chosen}) < len(chosen):
         raise ConfigError(f"two volumes of {uri} would get one file name: export each with --obs")
     output.mkdir(parents=True, exist_ok=True)
-    for name, volume in volumes.items():
-        _emit_file(volume, volume.to_nifti(output / name), as_json)
-    return say_if_empty(uri, chosen)
+
+    def write(volume: Volume) -> None:
+        _emit_file(volume, volume.to_nifti(output / _file_name(volume)), as_json)
+
+    return for_each(uri, chosen, write, as_json=as_json)
 
 
 def _emit_file(volume: Volume, path: Path, as_json: bool) -> None:
@@ -215,7 +222,7 @@ def _emit_file(volume: Volume, path: Path, as_json: bool) -> None:
 
 
 def _file_name(volume: Volume) -> str:
-    return (volume.obs_id or Path(volume.uri).name).replace("/", "-") + ".nii.gz"
+    return name_of(volume).replace("/", "-").replace("\0", "-") + ".nii.gz"
 
 
 @click.command()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK
+from voxtier.cli.exit_codes import EXIT_FINDINGS, EXIT_OK, EXIT_PARTIAL
 from voxtier.cli.options import say
-from voxtier.errors import ConfigError, NotFoundError
+from voxtier.errors import ConfigError, NotFoundError, VoxtierError
+from voxtier.system.text import format_count
 
 if TYPE_CHECKING:
     from voxtier.volumes import RadiObject, Volume, VolumeCollection
@@ -101,8 +103,53 @@ def chosen_volumes(uri: str, obs_id: str | None) -> list[Volume]:
     return list_volumes(open_uri(uri)) if obs_id is None else [open_volume(uri, obs_id)]
 
 
-def say_if_empty(uri: str, volumes: Sequence[Volume]) -> int:
-    """Return the exit code of a command that goes through volumes: of none, it says so."""
+def name_of(volume: Volume) -> str:
+    """Return the id of a volume, or where it has none, or cannot be opened, the name of its folder."""
+    with suppress(VoxtierError):
+        if volume.obs_id is not None:
+            return volume.obs_id
+    return volume.uri.rpartition("/")[2]
+
+
+def for_each(uri: str, volumes: Sequence[Volume], act: Callable[[Volume], None], *, as_json: bool) -> int:
+    """Do something with each volume at an address; one of several that fails is told and does not end it.
+
+    Parameters
+    ----------
+    uri : str
+        Address, for messages.
+    volumes : sequence of Volume
+        All of them.
+    act : callable
+        Does it, and prints the row of a volume.
+    as_json : bool
+        Print failures as rows too, not as lines on stderr.
+
+    Returns
+    -------
+    int
+        The exit code: there is nothing to do, or all failed; a part failed; all is done.
+
+    Raises
+    ------
+    VoxtierError
+        What ``act`` raised for the only volume.
+    """
+    failed = 0
+    for volume in volumes:
+        try:
+            act(volume)
+        except VoxtierError as error:
+            if len(volumes) == 1:
+                raise
+            failed += 1
+            if as_json:
+                row = {"obs_id": name_of(volume), "uri": volume.uri, "status": "failed", "detail": str(error)}
+                emit(row, as_json=True)
+            else:
+                say(f"voxtier: {name_of(volume)}: {error}", err=True)
     if not volumes:
         say(f"voxtier: {uri}: there is no volume", err=True)
-    return EXIT_OK if volumes else EXIT_FINDINGS
+    if failed:
+        say(f"voxtier: {failed:,} of {format_count(len(volumes), 'volume')} failed", err=True)
+    return EXIT_FINDINGS if failed == len(volumes) else EXIT_PARTIAL if failed else EXIT_OK
