@@ -126,6 +126,9 @@ def test_a_replica_that_is_damaged_or_gone_is_passed_over(tmp_path: Path) -> Non
     content[40:60] = b"\xff" * 20
     victim.write_bytes(content)
     assert np.array_equal(Volume(volume.uri).sagittal(0), data[0])
+    assert "replica sagittal cannot be read: bad_tile" in run("verify", volume.uri, code=1).out
+    run("verify", volume.uri, "--fix")
+    run("verify", volume.uri)
     shutil.rmtree(tmp_path / "v/replica-sagittal")
     volume.refresh()
     assert np.array_equal(volume.sagittal(0), data[0])

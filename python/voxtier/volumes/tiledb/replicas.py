@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtier import _core
-from voxtier.errors import ConfigError, VoxtierError
+from voxtier.errors import ConfigError, FormatError, NotFoundError, VoxtierError
 from voxtier.volumes.config import CompressionConfig, Compressor, SliceOrientation, WriteConfig
 from voxtier.volumes.tiledb import arrays
 from voxtier.volumes.tiledb.arrays import VoxelArray
@@ -347,9 +347,7 @@ def replicate(
         Orientations that were written.
     """
     with fragments.only_merger(uri):
-        own = fragment_names(
-            uri, session
-        )  # before the volume is opened: it may hold more, and is not digested
+        own = fragment_names(uri, session)  # before it is opened: what is written later is in no digest
         array = VoxelArray(uri, session)
         valid = find_replicas(array)
         names = dict.fromkeys([*_digests(array.meta), *(orientation.value for orientation in add)])
@@ -422,7 +420,7 @@ def consolidate(uri: str, session: Session, *, memory_mb: int | None = None) -> 
 
 
 def find_differences(uri: str, session: Session) -> list[str]:
-    """Return what is wrong with the replicas of a volume: stale ones, and ones with other voxels."""
+    """Return what is wrong with the replicas of a volume: stale, damaged, or with other voxels."""
     return list(_differences(uri, session).values())
 
 
@@ -441,12 +439,21 @@ def _differences(uri: str, session: Session) -> dict[str, str]:
     if valid:
         every = _everything(array)
         cells = array.read(every)
-        is_float = cells.dtype.kind in "fc"
-        others = [n for n, r in valid.items() if not np.array_equal(r.read(every), cells, equal_nan=is_float)]
+        differing = {n: trouble for n, r in valid.items() if (trouble := _compare(r, every, cells))}
         # What another process wrote meanwhile makes both differ, and says nothing of the replica.
-        still_valid = _names_of_valid(array, fragment_names(uri, session)) if others else {}
-        found |= {name: f"replica {name} holds other voxels" for name in others if name in still_valid}
+        still_valid = _names_of_valid(array, fragment_names(uri, session)) if differing else {}
+        found |= {n: f"replica {n} {trouble}" for n, trouble in differing.items() if n in still_valid}
     return found
+
+
+def _compare(replica: VoxelArray, every: Region, cells: NDArray[Any]) -> str | None:
+    """Return what is wrong with a replica of these cells, None for nothing."""
+    try:
+        others = replica.read(every)
+    except (FormatError, NotFoundError) as error:
+        return f"cannot be read: {error}"
+    is_same = np.array_equal(others, cells, equal_nan=cells.dtype.kind in "fc")
+    return None if is_same else "holds other voxels"
 
 
 def _everything(array: VoxelArray) -> Region:
