@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from volumes.support.images import code_of, pairs
+from volumes.support.images import code_of, nifti, pairs
 from voxtier.errors import ConfigError, IngestError, ViewError
 from voxtier.volumes import RadiObject, VolumeCollection
 
@@ -55,6 +55,21 @@ def test_queries_of_cohort_and_collection_select_alike(
     )
     assert collection.count() == len(collection) == len(wanted)
     assert [int(v[0, 0, 0]) for v in collection.iter_volumes()] == [code_of(s, "T1w") for s in wanted]
+
+
+def test_two_filters_of_one_collection_keep_subjects_with_a_volume_that_satisfies_both(
+    tmp_path: Path,
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for subject, session in (("a", 1), ("a", 2), ("b", 1), ("b", 3)):
+        nifti(images / f"sub-{subject}_ses-{session}_T1w.nii", subject)
+    query = RadiObject.from_niftis(tmp_path / "r", image_dir=images).lazy()
+    neither = query.filter_collection("T1w", "session == '1'").filter_collection("T1w", "session == '2'")
+    assert (neither.count().n_subjects, neither.count().n_volumes) == (0, {"T1w": 0})
+    both = query.filter_collection("T1w", "session != '1'").filter_collection("T1w", "session != '2'")
+    assert list(both.to_obs_meta()["obs_subject_id"]) == ["sub-b"]
+    assert both.materialize(tmp_path / "copy").all_obs_ids == ["sub-b_ses-3_T1w"]
 
 
 def test_ids_select_and_absent_ones_are_refused(radi: RadiObject) -> None:

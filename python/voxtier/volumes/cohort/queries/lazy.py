@@ -228,7 +228,8 @@ class Query(_Selecting, Generic[Radi]):
 
     def filter_collection(self, collection_name: str, expr: str) -> Self:
         """Keep the volumes of one collection whose row satisfies an expression, and their subjects."""
-        matches = set(self._radi.collection(collection_name).filter(expr).obs_subject_ids)
+        # Of what earlier calls left: one volume has to satisfy all, not two of one subject one each.
+        matches = set(self.collection(collection_name).filter(expr)._view().obs_subject_ids)
         subjects = [subject for subject in self._radi.obs_subject_ids if subject in matches]
         return type(self)(self._radi.loc[subjects], self._fns, (*self._within, (collection_name, expr)))
 
