@@ -88,6 +88,8 @@ def test_a_table_gives_ids_and_columns_to_the_files_of_a_collection(tmp_path: Pa
         {"obs_subject_id": None},
         {"obs_subject_id": ["a", "b"]},
         {"obs_id": ["same", "same"]},
+        {"obs_id": ["b1", None]},
+        {"obs_subject_id": ["b", None]},
         {"series_type": ["x", "y"]},
         {"voxel_spacing": ["x", "y"]},
         {"obs_id": ["1", "2", "3"], "obs_subject_id": ["b", "a", "c"]},
@@ -313,6 +315,18 @@ def test_an_append_reads_the_rows_of_the_subjects_once(
         "idle": 30,
         "new": 40,
     }
+
+
+def test_a_row_of_no_subject_is_refused(tmp_path: Path) -> None:
+    images, nobody = pairs(tmp_path / "i", ["a", "b"]), {"obs_subject_id": ["a", "b", None], "age": [1, 2, 3]}
+    with pytest.raises(ConfigError, match="row 2 of the table has no obs_subject_id"):
+        RadiObject.from_niftis(tmp_path / "r", images, obs_meta=nobody)
+    radi = RadiObject.from_niftis(tmp_path / "r", images[:1], obs_meta={"obs_subject_id": ["a"], "age": [1]})
+    with pytest.raises(ConfigError, match="no obs_subject_id"):
+        radi.append(images[1:], obs_meta=nobody)
+    with pytest.raises(ConfigError, match="no obs_subject_id"):
+        radi.obs_meta.update(nobody)
+    assert RadiObject(tmp_path / "r").obs_subject_ids == ["a"]
 
 
 def test_a_table_that_names_no_subjects_is_refused_before_an_image_is_read(tmp_path: Path) -> None:

@@ -134,6 +134,17 @@ def test_mixed_types_and_objects_cannot_be_a_column(tmp_path: Path) -> None:
         Dataframe.from_pandas(tmp_path / "u", {"obs_subject_id": ["a"], "obs_id": ["a", "b"]})
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), np.datetime64("NaT")])
+@pytest.mark.parametrize("key", list(KEYS))
+def test_a_row_without_its_key_is_refused(tmp_path: Path, key: str, missing: Any) -> None:
+    gap = {**KEYS, key: [*KEYS[key][:3], missing], "n": [1, 2, 3, 4]}
+    with pytest.raises(ConfigError, match=f"row 3 of the table has no {key}"):
+        Dataframe.from_pandas(tmp_path / "gap", gap)
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4]})
+    with pytest.raises(ConfigError, match=f"row 3 of the table has no {key}"):
+        frame.update(gap)
+
+
 def test_fill_is_the_value_of_every_row(tmp_path: Path) -> None:
     frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4]})
     frame.add_column("reviewed", np.bool_, fill=False)

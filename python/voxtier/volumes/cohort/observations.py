@@ -207,7 +207,7 @@ def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
     Raises
     ------
     ConfigError
-        When a key column is missing, and for a table of another length or for other subjects.
+        When a key column or an id in it is missing, and for a table of another length or for other subjects.
     """
     table = as_table(obs)
     missing = [name for name in INDEX_COLUMNS if name not in table]
@@ -215,17 +215,18 @@ def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
         raise ConfigError(f"obs needs a column {missing[0]!r}")
     if len(table) != len(jobs):
         raise ConfigError(f"obs has {len(table)} rows for {len(jobs)} volumes: one for each, in their order")
+    subjects, obs_ids = table.ids("obs_subject_id"), table.ids("obs_id")
     changed = []
     for place, (job, row) in enumerate(zip(jobs, table.typed_rows(), strict=True)):
-        if str(row["obs_subject_id"]) != job.subject:
+        if subjects[place] != job.subject:
             raise ConfigError(
-                f"row {place} of obs is of subject {row['obs_subject_id']!r}, {job.label} of {job.subject!r}"
+                f"row {place} of obs is of subject {subjects[place]!r}, {job.label} of {job.subject!r}"
             )
         columns = {name: value for name, value in row.items() if name not in INDEX_COLUMNS}
         both = sorted(columns.keys() & job.extra.keys())
         if both:
             raise ConfigError(f"obs has a column {both[0]!r}, which the images fill themselves: rename it")
         changed.append(
-            replace(job, obs_id=str(row["obs_id"]), extra={**job.extra, **columns}, given=frozenset(columns))
+            replace(job, obs_id=obs_ids[place], extra={**job.extra, **columns}, given=frozenset(columns))
         )
     return changed

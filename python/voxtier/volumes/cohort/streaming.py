@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
@@ -103,12 +104,13 @@ class _VolumeWriter:
         Raises
         ------
         ConfigError
-            Outside the ``with`` block, for another shape, for masked voxels, for ids that no row can hold,
-            and for an observation that was written.
+            Outside the ``with`` block, without an id, for one that no row can hold, for another shape, for
+            masked voxels, and for an observation that was written.
         IngestError
             When it cannot be stored.
         """
         group, session = self._place()
+        obs_id, obs_subject_id = _id("obs_id", obs_id), _id("obs_subject_id", obs_subject_id)
         refuse_unusable_ids([obs_id, obs_subject_id])
         data = plain_voxels(data, f"{obs_id}: the array")
         if self._shape is not None and tuple(data.shape[: len(self._shape)]) != tuple(self._shape):
@@ -128,6 +130,14 @@ class _VolumeWriter:
         """Write several (voxels, obs_id, obs_subject_id, attributes)."""
         for data, obs_id, subject, attrs in volumes:
             self.write_volume(data, obs_id, subject, **attrs)
+
+
+def _id(name: str, given: object) -> str:
+    if isinstance(given, (int, np.integer)) and not isinstance(given, bool):  # of a column of numbers
+        given = str(given)
+    if not isinstance(given, str) or not given:
+        raise ConfigError(f"{name} is the text that names the volume or its subject, got {given!r}")
+    return given
 
 
 def _refuse() -> Content:
@@ -232,13 +242,13 @@ class RadiObjectWriter(_StoreWriter):
         Raises
         ------
         ConfigError
-            Without that column, and outside the ``with`` block.
+            Without that column, for a row without a subject, and outside the ``with`` block.
         """
         self._open_change()
         table = as_table(df)
         if "obs_subject_id" not in table:
             raise ConfigError("obs_meta needs a column 'obs_subject_id'")
-        self._rows |= {str(row["obs_subject_id"]): row for row in table.typed_rows()}
+        self._rows |= zip(table.ids("obs_subject_id"), table.typed_rows(), strict=True)
 
     def add_collection(
         self,

@@ -55,7 +55,7 @@ class Dataframe(tables.Dataframe):
         self.refuse_foreign(changes)
         keys = self.index_columns
         known = set(zip(*(self.read_all()[key] for key in keys), strict=True))
-        is_known = [key in known for key in zip(*(map(str, changes[key]) for key in keys), strict=True)]
+        is_known = [key in known for key in zip(*(changes.ids(key) for key in keys), strict=True)]
         super().update(changes.take([n for n, known_key in enumerate(is_known) if known_key]))
         self.write_rows(changes.take([n for n, known_key in enumerate(is_known) if not known_key]))
 

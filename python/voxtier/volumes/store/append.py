@@ -116,8 +116,8 @@ def add_cohort(
     Raises
     ------
     ConfigError
-        When the rows lack a new subject, have one twice, have a column that the store lacks, or tell of a
-        subject that it has another value than its row.
+        When the rows lack a new subject, have one twice, are of none, have a column that the store lacks, or
+        tell of a subject that it has another value than its row.
     """
     every = [job for group in jobs.values() for job in group]
     _check_ids(every, change.visible_ids())
@@ -321,7 +321,7 @@ def _told_rows(table: Table, stored: Table | None) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"obs_meta has no column {unknown[0]!r}: obs_meta.add_column() first")
     if "obs_subject_id" not in table:
         raise ConfigError("obs_meta needs a column 'obs_subject_id'")
-    subjects = [str(subject) for subject in table["obs_subject_id"]]
+    subjects = table.ids("obs_subject_id")
     if len(set(subjects)) != len(subjects):
         raise ConfigError("obs_meta has two rows for one subject")
     if stored is not None:

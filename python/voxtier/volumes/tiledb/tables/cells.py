@@ -86,15 +86,15 @@ def to_cells(
     Raises
     ------
     ConfigError
-        For a key that is empty, no UTF-8, or stands in two rows, for a value that does not fit its column,
+        For a key that is missing, empty, no UTF-8, or stands in two rows, for a value that does not fit its column,
         and for what an array of others cannot hold: missing values and deletions.
     """
     is_own = schema.has_attr(NULLS)
-    for value in (str(value) for key in keys for value in table[key]):
+    for value in (value for key in keys for value in table.ids(key)):
         if not is_unicode(value):
             raise ConfigError(f"subject and observation ids are UTF-8, got {value!r}")
     coordinates = [
-        np.array([(_escape_key(str(v)) if is_own else str(v)).encode() for v in table[key]], dtype=object)
+        np.array([(_escape_key(v) if is_own else v).encode() for v in table.ids(key)], dtype=object)
         for key in keys
     ]
     if any(b"\0" in value or not value for column in coordinates for value in column):

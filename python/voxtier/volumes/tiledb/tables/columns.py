@@ -74,6 +74,20 @@ class Table:
         """Return the table with one column more."""
         return Table({**self._columns, name: column})
 
+    def ids(self, name: str) -> list[str]:
+        """Return a key column as text.
+
+        Raises
+        ------
+        ConfigError
+            For a row that has none: the text of a missing value would be an id like any other.
+        """
+        column = self[name]
+        missing = np.flatnonzero(np.ma.getmaskarray(column))
+        if len(missing):
+            raise ConfigError(f"row {missing[0]} of the table has no {name}: give one, or leave the row out")
+        return [str(key) for key in np.ma.getdata(column)]
+
     def select(self, names: str | Iterable[str]) -> Table:
         """Return some of the columns, or one."""
         return Table({name: self[name] for name in several(names)})

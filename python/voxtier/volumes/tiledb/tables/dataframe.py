@@ -247,7 +247,8 @@ class Dataframe:
         Raises
         ------
         ConfigError
-            For a table without the key columns, or with a column that this one lacks.
+            For a table without the key columns, for a row without its key, and for a column that this table
+            lacks.
         NotFoundError
             For a key that the table does not hold.
         """
@@ -256,7 +257,7 @@ class Dataframe:
         keys = self.index_columns
         current = self.read_all()
         place = {key: position for position, key in enumerate(zip(*(current[k] for k in keys), strict=True))}
-        wanted = list(zip(*(map(str, changes[k]) for k in keys), strict=True))
+        wanted = list(zip(*(changes.ids(k) for k in keys), strict=True))
         for key in wanted:
             if key not in place:
                 raise NotFoundError(f"{self.uri} holds no row {key}")
@@ -372,7 +373,8 @@ class Dataframe:
         Raises
         ------
         ConfigError
-            For a key that is empty or stands in two rows, and for a value that does not fit its column.
+            For a key that is missing, empty or stands in two rows, and for a value that does not fit its
+            column.
         """
         keys = self.index_columns
         coordinates, cells = to_cells(table, self._schema, keys, is_deletion=is_deletion, where=self.uri)
