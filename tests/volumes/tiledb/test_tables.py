@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiledb
 
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes import Dataframe, Table
@@ -388,3 +389,64 @@ def test_a_column_without_values_keeps_its_type(tmp_path: Path) -> None:
     kinds = {name: dtype.kind for name, dtype in frame.dtypes.items()}
     assert kinds == {"age": "f", "count": "i", "ok": "b", "weight": "f", "day": "M"}
     assert {value for row in frame.read(include_index=False).rows() for value in row.values()} == {None}
+
+
+def gap_of(kind: str, values: list[float], dtype: Any = np.float64) -> Any:
+    """Return numbers of which NaN is missing, as each kind of table says that."""
+    if kind == "numpy":
+        return np.array(values, dtype)
+    if kind == "masked":
+        return np.ma.MaskedArray(np.nan_to_num(np.array(values, dtype)), np.isnan(values))
+    if kind == "list":
+        return [None if value != value else float(value) for value in values]
+    return pytest.importorskip("pandas").Series(values, dtype=dtype)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "masked", "list", "pandas"])
+def test_nan_is_missing_whoever_gave_it_and_after_other_columns_are_updated(
+    tmp_path: Path, kind: str
+) -> None:
+    frame = Dataframe.from_pandas(tmp_path / "t", keyed(age=gap_of(kind, [1, np.nan]), n=[1, 2]))
+    frame.add_column("weight", np.float32, values=gap_of(kind, [np.nan, 70], np.float32))
+    for _ in range(2):
+        table = frame.read()
+        assert [row["age"] for row in table.rows()] == [1, None]
+        assert [table.matching(text).tolist() for text in ("age != 3", "age not in [3]", "weight != 3")] == [
+            [True, False],
+            [True, False],
+            [False, True],
+        ]
+        np.testing.assert_array_equal(np.asarray(table["age"]), [1, np.nan])
+        np.testing.assert_array_equal(np.asarray(table["weight"]), np.array([np.nan, 70], np.float32))
+        frame.update(keyed(n=[3, 4]))
+
+
+def test_floats_with_missing_values_go_to_pandas_in_their_type() -> None:
+    pytest.importorskip("pandas")
+    table = Table(
+        {
+            "some": np.ma.MaskedArray(np.array([1, 2], np.float32), [True, False]),
+            "none": np.ma.MaskedArray(np.zeros(2), True),
+            "day": np.array(["NaT", "2020-01-01"], "M8[us]"),
+        }
+    ).to_pandas()
+    assert [str(dtype) for dtype in table.dtypes] == ["float32", "float64", "datetime64[us]"]
+    assert table.isna().to_numpy().tolist() == [[True, True, True], [False, True, False]]
+
+
+def test_a_nan_that_an_older_version_or_another_program_stored_is_missing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "t")
+    columns = [tiledb.Attr(name="age", dtype="f8"), tiledb.Attr(name="day", dtype="M8[us]")]
+    dimensions = [tiledb.Dim(name=key, dtype="ascii") for key in KEYS]
+    tiledb.Array.create(uri, tiledb.ArraySchema(tiledb.Domain(*dimensions), columns, sparse=True))
+    frame = Dataframe(uri)
+    with tiledb.open(uri, "w") as array:
+        cells = {"age": np.array([np.nan, 2]), "day": np.array(["2020-01-01", "NaT"], "M8[us]")}
+        array[np.array([b"a", b"b"]), np.array([b"a", b"b"])] = cells
+    assert list(frame.read(columns=["age", "day"], include_index=False).rows()) == [
+        {"age": None, "day": np.datetime64("2020-01-01", "us")},
+        {"age": 2, "day": None},
+    ]
+    assert frame.read(value_filter="age != 3")["obs_id"].tolist() == ["b"]
+    frame.update({"obs_subject_id": ["b"], "obs_id": ["b"], "age": [None]})  # needs no mark: NaN says it
+    assert [row["age"] for row in frame.read().rows()] == [None, None]

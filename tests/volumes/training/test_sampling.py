@@ -126,7 +126,8 @@ def test_slices_labels_and_channels_are_matched_by_subject(tmp_path: Path) -> No
     radi.T1w.obs.add_column("grade", np.int32, [1, None])
     radi = RadiObject(radi.uri)
     table = {"obs_id": ["a_T1w", "b_T1w"], "grade": [1, None]}
-    for labels in ("grade", table, {"a_T1w": 1, "b_T1w": None}, {"a_T1w": 1}.get):
+    numpy_table, nan = {**table, "grade": np.array([1, np.nan])}, {"a_T1w": 1, "b_T1w": np.nan}
+    for labels in ("grade", table, numpy_table, {"a_T1w": 1, "b_T1w": None}, {"a_T1w": 1}.get, nan, nan.get):
         with pytest.raises(ConfigError, match="no label for b_T1w"):
             VolumeCollectionDataset(radi.T1w, labels=labels)
     assert VolumeCollectionDataset(radi.T1w.filter("grade > 0"), labels="grade")[0]["label"] == 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
-from voxtier.volumes.tiledb.tables.columns import as_table
+from voxtier.volumes.tiledb.tables.columns import as_table, is_value
 from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
@@ -172,9 +172,14 @@ def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] 
         if "obs_id" not in table or len(values) != 1:
             raise ConfigError("a table of labels has the columns obs_id and one more")
         by_id = {row["obs_id"]: row[values[0]] for row in table.rows()}
-    missing = [obs_id for obs_id in ids if by_id.get(obs_id) is None]
+    missing = [obs_id for obs_id in ids if not _is_label(by_id.get(obs_id))]
     if missing:
         raise ConfigError(
             f"no label for {', '.join(missing[:5])}: give each one, or select the observations that have one"
         )
     return {obs_id: by_id[obs_id] for obs_id in ids}
+
+
+def _is_label(value: object) -> bool:
+    """Return whether a label is there; an array of several numbers is one, whatever they are."""
+    return getattr(value, "ndim", 0) > 0 or is_value(value)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from voxtier.errors import ConfigError
 from voxtier.system.text import is_unicode
 from voxtier.volumes.tiledb.creation import cast_numbers
-from voxtier.volumes.tiledb.tables.columns import Column, Table, stored_dates
+from voxtier.volumes.tiledb.tables.columns import Column, Table, put_gaps, stored_dates
 from voxtier.volumes.tiledb.tables.filters import cast_dates
 
 NULLS = "voxtier_nulls"
@@ -113,6 +113,8 @@ def to_cells(
         else:
             column, mask = np.zeros(len(table)), np.ones(len(table), bool)
         cells[attribute.name] = column_cells(attribute, column, mask)
+        if not is_own and _has_gaps(attribute):
+            continue
         for row in np.flatnonzero(mask):
             nulls[int(row)].append(attribute.name)
     if is_own:
@@ -195,7 +197,7 @@ def column_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDA
     target, where = attribute.dtype, f"column {attribute.name!r}"
     is_text = attribute.isvar or target.kind in "US"
     if mask.all() and not is_text:
-        return np.zeros(len(plain), target)
+        return put_gaps(np.zeros(len(plain), target), mask)
     if not mask.all() and _kind(target, is_text=is_text) != _kind(plain.dtype):
         held = "text" if is_text else target
         given = "text" if plain.dtype.kind in "OUS" else plain.dtype
@@ -210,11 +212,16 @@ def column_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDA
         return np.array(text, dtype=object if attribute.isvar else target)
     filled = np.where(mask, np.zeros((), plain.dtype), plain)
     if target.kind != "M":
-        return cast_numbers(filled, target, where)
+        return put_gaps(cast_numbers(filled, target, where), mask)
     dates = cast_dates(filled, target)
     if dates is None:
         raise ConfigError(f"{where} holds {target}, and a date is too far off or too fine for that unit")
-    return dates
+    return put_gaps(dates, mask)
+
+
+def _has_gaps(attribute: Any) -> bool:
+    """Return whether the cells of a column can be NaN or NaT, which are missing without a mark."""
+    return not attribute.isvar and attribute.dtype.kind in "fM"
 
 
 def _kind(dtype: np.dtype[Any], *, is_text: bool = False) -> str:

@@ -36,6 +36,9 @@ class Missing:
 class Table:
     """Columns read into memory: ``table["age"]`` is a numpy array, masked where values are missing.
 
+    NaN and NaT are missing values, wherever a table came from, and they lie below the mask: ``numpy.asarray``
+    of a column of floats or dates has them where others see the mask.
+
     Parameters
     ----------
     columns : mapping
@@ -43,7 +46,7 @@ class Table:
     """
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
-        self._columns = dict(columns)
+        self._columns = {name: _with_gaps(column) for name, column in columns.items()}
         self._rows = len(next(iter(self._columns.values()))) if self._columns else 0
 
     @property
@@ -141,10 +144,28 @@ def import_pandas() -> Any:
     return pandas
 
 
+def _with_gaps(column: Column) -> Column:
+    """Return a column that is masked where it is NaN or NaT, and NaN or NaT where it is masked."""
+    if column.dtype.kind not in "fM":
+        return column
+    cells, mask = np.ma.getdata(column), np.ma.getmaskarray(column)
+    unset = np.isnat(cells) if column.dtype.kind == "M" else np.isnan(cells)
+    if np.array_equal(unset, mask):
+        return column
+    return np.ma.MaskedArray(put_gaps(cells.copy(), mask), mask=mask | unset)
+
+
+def put_gaps(cells: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Set NaN or NaT where a value is missing, in cells whose type has one; return the cells."""
+    if cells.dtype.kind in "fM":
+        cells[mask] = np.datetime64("NaT") if cells.dtype.kind == "M" else np.nan
+    return cells
+
+
 def _for_pandas(column: np.ma.MaskedArray[Any, Any], pandas: Any) -> Any:
     mask = np.ma.getmaskarray(column)
-    if column.dtype.kind == "M":  # of a list, pandas would make nanoseconds
-        return pandas.Series(column.filled(np.datetime64("NaT")))
+    if column.dtype.kind in "fM":  # of a list, pandas would make nanoseconds, and 64 bits of 32
+        return pandas.Series(column.data.copy())
     present = column.compressed()
     if column.dtype.kind in "iu" and len(present) and max(-int(present.min()), int(present.max())) > 2**53:
         return pandas.Series(pandas.arrays.IntegerArray(column.data.copy(), mask.copy()))
@@ -238,9 +259,6 @@ def _column(name: str, values: Any, dtype_without: np.dtype[Any] | None = None) 
         array = np.asarray(values)
         if dtype == np.dtype("M8"):
             array = array.astype(np.int64).astype("M8[ns]")
-        unset = np.zeros(len(array), bool) if isinstance(values, np.ndarray) else array != array
-        if unset.any():  # pandas' word for a missing number is NaN, for a missing time NaT
-            return np.ma.MaskedArray(np.where(unset, np.zeros((), array.dtype), array), mask=unset)
         return array
     items = values.tolist() if isinstance(values, np.ndarray) else list(values)
     if not items:
