@@ -59,7 +59,7 @@ DOORS = {
     "psycopg_pool": {"postgres/"},
     "pyspark": {"frames/databricks/"},
     "databricks": {"frames/databricks/"},
-    "obstore": {"frames/sources/", "volumes/store/locks/s3_lock.py"},
+    "obstore": {"frames/sources/", "volumes/tiledb/locks/s3_lock.py"},
     "tiledb": {"volumes/tiledb/"},
     "torch": {
         "tensors/dataset.py",

@@ -33,9 +33,9 @@ from voxtier.volumes import (
     configure,
 )
 from voxtier.volumes.store import commits, snapshots
-from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.tiledb import arrays, creation, session
 from voxtier.volumes.tiledb.format import fragments, groups, recovery, schema_copies
+from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
 from voxtier.volumes.tiledb.tables import dataframe
 

@@ -41,7 +41,7 @@ from voxtier.volumes.store.commits import change_store
 from voxtier.volumes.store.ingest import IngestOptions, write_volumes
 from voxtier.volumes.store.jobs import cohort_jobs, collection_jobs
 from voxtier.volumes.store.leftovers import Leftovers
-from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
 
 # `pytest.warns` gives out again what else it saw, in its own name: the filter by module misses it then.

@@ -23,9 +23,10 @@ from volumes.support.images import pairs, series
 from volumes.support.kills import kill_ingest
 from voxtier.errors import BackendError, ConfigError, IngestError, NotFoundError, VoxtierError
 from voxtier.volumes import RadiObject, StreamingWriter, Volume, VolumeCollection
-from voxtier.volumes.store import commits, locks
+from voxtier.volumes.store import commits
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.snapshots import Store
+from voxtier.volumes.tiledb import locks
 from voxtier.volumes.tiledb.session import Session
 
 

@@ -30,8 +30,8 @@ from voxtier.volumes import (
     get_config,
 )
 from voxtier.volumes.store.commits import Change, change_store
-from voxtier.volumes.store.locks import only_writer, s3_lock
-from voxtier.volumes.store.locks.s3_lock import RemoteLock
+from voxtier.volumes.tiledb.locks import only_writer, s3_lock
+from voxtier.volumes.tiledb.locks.s3_lock import RemoteLock
 from voxtier.volumes.tiledb.session import Session
 
 

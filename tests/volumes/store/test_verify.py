@@ -14,7 +14,7 @@ from volumes.support.images import code_of, nifti, pairs
 from volumes.support.kills import kill_ingest
 from voxtier.volumes import RadiObject, Volume, VolumeCollection
 from voxtier.volumes.store.commits import Change
-from voxtier.volumes.store.locks import only_writer
+from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
 
 

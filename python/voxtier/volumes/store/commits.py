@@ -22,7 +22,6 @@ from typing import Any
 from voxtier.errors import ConfigError, NotFoundError, VoxtierError
 from voxtier.system.workers import finish
 from voxtier.volumes.store.leftovers import Leftovers, is_own_volume
-from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.names import checked_name, versioned
 from voxtier.volumes.store.snapshots import (
     FORMAT,
@@ -36,6 +35,7 @@ from voxtier.volumes.store.snapshots import (
     refuse_occupied,
 )
 from voxtier.volumes.tiledb.format.groups import create_group, read_members, write_group
+from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import is_remote, list_folders
 from voxtier.volumes.tiledb.tables.columns import Table
 from voxtier.volumes.tiledb.tables.dataframe import Dataframe

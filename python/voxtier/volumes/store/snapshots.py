@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from voxtier.errors import BackendError, ConfigError, FormatError, NotFoundError, SourceError
-from voxtier.volumes.store.locks import only_writer
 from voxtier.volumes.store.names import checked_name, is_version_of
 from voxtier.volumes.tiledb.format.groups import read_group_meta, read_members
 from voxtier.volumes.tiledb.format.names import RESERVED, is_reserved
 from voxtier.volumes.tiledb.format.recovery import partial_files, recover
+from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import (
     Session,
     holds_no_file,

@@ -15,7 +15,7 @@ from voxtier.frames.databricks.spark_task import KeyedS3Config
 from voxtier.frames.sources.clients import make_client
 from voxtier.system.s3_config import S3Config
 from voxtier.volumes.config import Config
-from voxtier.volumes.store.locks import s3_lock
+from voxtier.volumes.tiledb.locks import s3_lock
 from voxtier.volumes.tiledb.session import Session
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from voxtier.errors import BackendError, SourceError
 from voxtier.system.locks import hold_lock
-from voxtier.volumes.store.locks.s3_lock import hold_remote_lock
+from voxtier.volumes.tiledb.locks.s3_lock import hold_remote_lock
 from voxtier.volumes.tiledb.session import LOCK_NAME, Session, is_remote
 
 __all__ = ["LOCK_NAME", "only_writer"]
