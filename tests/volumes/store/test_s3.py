@@ -21,6 +21,7 @@ from volumes.support.images import pairs
 from voxtier.errors import BackendError, NotFoundError, VoxtierError
 from voxtier.volumes import (
     CompressionConfig,
+    Dataframe,
     IngestError,
     RadiObject,
     S3Config,
@@ -110,6 +111,20 @@ def test_an_overwrite_on_s3_shows_the_old_store_or_the_new_one(
     assert new.repair(dry_run=True) == []
     with pytest.raises(NotFoundError, match="was replaced"):
         len(old.T1w)
+
+
+def test_a_table_on_s3_is_changed_by_one_writer_at_a_time(server: Server) -> None:
+    rows = {"obs_subject_id": ["a", "b"], "obs_id": ["a", "b"], "x": [0, 0]}
+    frame = Dataframe.from_pandas("s3://vox/table", rows)
+    server.proxy.forget()
+    frame.update({**rows, "x": [1, 2]})
+    assert any(
+        line.startswith(b"PUT") and s3_lock.LOCK_NAME.encode() in line for line in server.proxy.requests
+    )
+    assert frame.delete("x == 2") == 1
+    assert list(Dataframe("s3://vox/table").read(["x"]).rows()) == [
+        {"obs_subject_id": "a", "obs_id": "a", "x": 1}
+    ]
 
 
 def test_updates_and_consolidation_on_s3_keep_the_voxels(server: Server) -> None:

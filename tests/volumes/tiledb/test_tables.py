@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tiledb
 
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes import Dataframe, Table
+from voxtier.volumes.compat import dataframe as compat
 
 COLUMNS = {
     "i1": np.array([1, -2, 3, 4], np.int8),
@@ -450,3 +452,57 @@ def test_a_nan_that_an_older_version_or_another_program_stored_is_missing(tmp_pa
     assert frame.read(value_filter="age != 3")["obs_id"].tolist() == ["b"]
     frame.update({"obs_subject_id": ["b"], "obs_id": ["b"], "age": [None]})  # needs no mark: NaN says it
     assert [row["age"] for row in frame.read().rows()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.update(keyed(x=[1, 1])),
+        lambda frame: frame.add_column("x", np.int64, fill=1),
+        lambda frame: compat.Dataframe.update(frame, keyed(x=[1, 1])),
+    ],
+    ids=["update", "add_column", "compat"],
+)
+def test_two_writers_of_a_table_keep_each_others_values(tmp_path: Path, change: Any) -> None:
+    frame = compat.Dataframe.from_pandas(tmp_path / "t", keyed(x=[0, 0], y=[0, 0]))
+    if change.__code__.co_names[0] == "add_column":
+        frame.drop_column("x")
+    other = threading.Thread(target=Dataframe(tmp_path / "t").update, args=[keyed(y=[1, 1])])
+    read_all = frame.read_all
+
+    def read_while_another_writes() -> Table:
+        table = read_all()
+        other.start()
+        other.join(0.3)
+        return table
+
+    frame.read_all = read_while_another_writes
+    change(frame)
+    other.join()
+    assert [(row["x"], row["y"]) for row in Dataframe(tmp_path / "t").read().rows()] == [(1, 1), (1, 1)]
+
+
+def test_a_refused_change_of_a_table_changes_nothing(tmp_path: Path) -> None:
+    twice = {"obs_subject_id": ["n", "n"], "obs_id": ["n", "n"], "x": [1, 2]}
+    with pytest.raises(ConfigError, match="two rows"):
+        Dataframe.from_pandas(tmp_path / "t", twice)
+    frame = compat.Dataframe.from_pandas(tmp_path / "t", keyed(x=[0, 0]))
+    with pytest.raises(ConfigError, match="two rows"):
+        frame.update(
+            {name: ["r0", *values] if name != "x" else [7, *values] for name, values in twice.items()}
+        )
+    with pytest.raises(ConfigError, match=r"text.*udc80"):
+        frame.add_column("text", str, values=["a\udc80", "b"])
+    with pytest.raises(ConfigError, match="udc80"):
+        frame.add_column("a\udc80", np.int32)
+    with pytest.raises(NotFoundError):
+        Dataframe(tmp_path / "not there").update(keyed(x=[1, 1]))
+    assert not (tmp_path / "not there").exists()
+    assert frame.columns == ["x"]
+    assert frame.read()["x"].tolist() == [0, 0]
+    frame.update({"obs_subject_id": ["r0", "n"], "obs_id": ["r0", "n"], "x": [7, 1]})
+    assert dict(zip(*(frame.read()[name] for name in ("obs_id", "x")), strict=True)) == {
+        "n": 1,
+        "r0": 7,
+        "r1": 0,
+    }

@@ -51,13 +51,7 @@ class Dataframe(tables.Dataframe):
 
     def update(self, df: object) -> None:
         """Change values of rows by key, and add the rows whose key the table does not hold."""
-        changes = as_table(df)
-        self.refuse_foreign(changes)
-        keys = self.index_columns
-        known = set(zip(*(self.read_all()[key] for key in keys), strict=True))
-        is_known = [key in known for key in zip(*(changes.ids(key) for key in keys), strict=True)]
-        super().update(changes.take([n for n, known_key in enumerate(is_known) if known_key]))
-        self.write_rows(changes.take([n for n, known_key in enumerate(is_known) if not known_key]))
+        self._merge(as_table(df), adds_rows=True)
 
 
 class _Frame(observations._ViewTable):

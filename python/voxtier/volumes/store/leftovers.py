@@ -18,6 +18,7 @@ from voxtier.volumes.store.snapshots import SUBJECTS, OwnSnapshot, Store
 from voxtier.volumes.tiledb.format.folders import remove_group
 from voxtier.volumes.tiledb.format.groups import read_members, write_group
 from voxtier.volumes.tiledb.format.names import ARRAY_FOLDERS, is_reserved
+from voxtier.volumes.tiledb.locks import s3_lock
 from voxtier.volumes.tiledb.places import REPLICA_FOLDERS
 from voxtier.volumes.tiledb.session import (
     LOCK_NAME,
@@ -32,7 +33,7 @@ from voxtier.volumes.tiledb.session import (
 )
 from voxtier.volumes.tiledb.tables.dataframe import Dataframe
 
-_OF_A_TABLE = frozenset(ARRAY_FOLDERS)
+_OF_A_TABLE = frozenset(ARRAY_FOLDERS) | {LOCK_NAME, s3_lock.LOCK_NAME}
 _OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS | {LOCK_NAME}
 
 

@@ -11,7 +11,6 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
-from voxtier.system.text import is_unicode
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.tables.columns import Column, Table, put_gaps, stored_dates
 from voxtier.volumes.tiledb.tables.filters import cast_dates
@@ -86,13 +85,10 @@ def to_cells(
     Raises
     ------
     ConfigError
-        For a key that is missing, empty, no UTF-8, or stands in two rows, for a value that does not fit its column,
+        For a key that is missing, empty or stands in two rows, for a value that does not fit its column,
         and for what an array of others cannot hold: missing values and deletions.
     """
     is_own = schema.has_attr(NULLS)
-    for value in (value for key in keys for value in table.ids(key)):
-        if not is_unicode(value):
-            raise ConfigError(f"subject and observation ids are UTF-8, got {value!r}")
     coordinates = [
         np.array([(_escape_key(v) if is_own else v).encode() for v in table.ids(key)], dtype=object)
         for key in keys
@@ -147,8 +143,9 @@ def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     ConfigError
         For a name or a type that no column can have.
     """
-    if not name or "\0" in name or "\n" in name or not is_unicode(name):
+    if not name or "\0" in name or "\n" in name:
         raise ConfigError(f"{name!r} cannot name a column")
+    refuse_unencodable(name, f"column {name!r}")
     filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
     if dtype.kind in "OUS":
         return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters, ctx=context)
@@ -157,6 +154,20 @@ def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
         raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
     return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)
+
+
+def refuse_unencodable(text: str, where: str) -> None:
+    """Refuse half a surrogate pair, of which Python makes text and UTF-8 cannot.
+
+    Raises
+    ------
+    ConfigError
+        Says where it stands.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where}: {text[error.start]!r} is no character that can be stored") from None
 
 
 def _escape_key(key: str) -> str:
@@ -207,8 +218,7 @@ def column_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDA
         )
     if is_text:
         text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
-        if strange := next((value for value in text if not is_unicode(value)), None):
-            raise ConfigError(f"{where} holds UTF-8 text, got {strange!r}")
+        refuse_unencodable("".join(text), where)
         return np.array(text, dtype=object if attribute.isvar else target)
     filled = np.where(mask, np.zeros((), plain.dtype), plain)
     if target.kind != "M":

@@ -6,17 +6,20 @@ above ever counts on a position to mean an identity.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import tiledb
+from numpy.typing import NDArray
 
 from voxtier.arguments import several
 from voxtier.errors import ConfigError, NotFoundError
 from voxtier.volumes.tiledb.format.messages import translate_errors
 from voxtier.volumes.tiledb.format.names import FRAGMENTS, SCHEMA
 from voxtier.volumes.tiledb.format.recovery import remove_schemas_after
+from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import (
     LATEST,
     Session,
@@ -42,6 +45,9 @@ _LONG_CELL = 4096  # bytes; more than a cell of most columns has
 
 class Dataframe:
     """A table on disk, keyed by (obs_subject_id, obs_id).
+
+    Writers take turns: each change reads, merges and writes under the lock of the table, or under that of its
+    store, which the store takes.
 
     Parameters
     ----------
@@ -70,6 +76,16 @@ class Dataframe:
 
     def _next_timestamp(self) -> int:
         return next_timestamp(self.uri, (FRAGMENTS, SCHEMA), self._session)
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[Callable[[], None]]:
+        """Hold the lock of a table that stands alone; one of a store is changed at a time, under its lock."""
+        if self._timestamp is not None:
+            yield lambda: None
+            return
+        self._schema  # noqa: B018  where there is no table, the lock would make its folder
+        with only_writer(self.uri, self._session) as confirm:
+            yield confirm
 
     @property
     def _schema(self) -> Any:
@@ -186,23 +202,31 @@ class Dataframe:
             When something lies at the address, for a column that cannot be stored, and for key columns that
             are none or stand twice.
         """
-        session, target, keys = Session.of(ctx), as_uri(uri), tuple(several(index_columns))
+        created = cls(uri, ctx)
+        created._store_schema(created._new_schema(schema, index_columns))
+        return created
+
+    def _new_schema(self, schema: Mapping[str, Any], index_columns: str | Iterable[str]) -> Any:
+        """Return the schema of a new table here, or refuse it (see `create`)."""
+        keys = several(index_columns)
         if not keys or len(set(keys)) < len(keys) or not all(isinstance(key, str) and key for key in keys):
             raise ConfigError(f"index_columns are names, each once, got {keys!r}")
         both = [name for name in schema if name in keys]
         if both:
             raise ConfigError(f"{both[0]!r} is a key column: leave it out of the schema")
-        if read_kind(target, session) is not None:
-            raise ConfigError(f"{target} already exists: choose another place or remove it first")
-        context = session.context()
+        if read_kind(self.uri, self._session) is not None:
+            raise ConfigError(f"{self.uri} already exists: choose another place or remove it first")
+        context = self._session.context()
         attributes = [make_attribute(name, np.dtype(kind), context) for name, kind in schema.items()]
         attributes.append(make_attribute(NULLS, np.dtype(object), context))
-        with translate_errors(f"create the table {target}"):
+        with translate_errors(f"create the table {self.uri}"):
             dimensions = [tiledb.Dim(name=key, dtype="ascii", ctx=context) for key in keys]
             domain = tiledb.Domain(*dimensions, ctx=context)
-            created = tiledb.ArraySchema(domain=domain, attrs=attributes, sparse=True, ctx=context)
-            tiledb.Array.create(target, created, ctx=context)
-        return cls(target, session)
+            return tiledb.ArraySchema(domain=domain, attrs=attributes, sparse=True, ctx=context)
+
+    def _store_schema(self, schema: Any) -> None:
+        with translate_errors(f"create the table {self.uri}"):
+            tiledb.Array.create(self.uri, schema, ctx=self._session.context())
 
     @classmethod
     def from_pandas(
@@ -229,7 +253,8 @@ class Dataframe:
         Raises
         ------
         ConfigError
-            When a key column is missing, or a column cannot be stored.
+            When a key column or a key is missing, when two rows have one key, and for a column that cannot be
+            stored. No table is made then.
         """
         table = as_table(df)
         keys = several(index_columns)
@@ -237,8 +262,11 @@ class Dataframe:
         if missing:
             raise ConfigError(f"the table lacks the key column {missing[0]!r}")
         schema = {name: table[name].dtype for name in table.columns if name not in keys}
-        created = cls.create(uri, schema, ctx, keys)
-        created.write_rows(table)
+        created = cls(uri, ctx)
+        new = created._new_schema(schema, keys)
+        cells = to_cells(table, new, keys, is_deletion=False, where=created.uri)
+        created._store_schema(new)
+        created._write_cells(*cells)
         return created
 
     def update(self, df: object) -> None:
@@ -252,20 +280,25 @@ class Dataframe:
         NotFoundError
             For a key that the table does not hold.
         """
-        changes = as_table(df)
+        self._merge(as_table(df), adds_rows=False)
+
+    def _merge(self, changes: Table, *, adds_rows: bool) -> None:
+        """Write rows over those of their keys, as one commit; one of a new key is added, or refuses all."""
         self.refuse_foreign(changes)
         keys = self.index_columns
-        current = self.read_all()
-        place = {key: position for position, key in enumerate(zip(*(current[k] for k in keys), strict=True))}
         wanted = list(zip(*(changes.ids(k) for k in keys), strict=True))
-        for key in wanted:
-            if key not in place:
-                raise NotFoundError(f"{self.uri} holds no row {key}")
-        merged = list(current.take([place[key] for key in wanted]).rows())
-        for row, change in zip(merged, changes.rows(), strict=True):
-            row.update(change)
-        if merged:
-            self.write_rows(rows_table(merged))
+        with self._only_writer() as confirm:
+            current = self.read_all()
+            places = {key: place for place, key in enumerate(zip(*(current[k] for k in keys), strict=True))}
+            known = [key for key in wanted if key in places]
+            if len(known) < len(wanted) and not adds_rows:
+                unknown = next(key for key in wanted if key not in places)
+                raise NotFoundError(f"{self.uri} holds no row {unknown}")
+            before = dict(zip(known, current.take([places[key] for key in known]).rows(), strict=True))
+            merged = [{**before.get(key, {}), **row} for key, row in zip(wanted, changes.rows(), strict=True)]
+            if merged:
+                confirm()
+                self.write_rows(rows_table(merged))
 
     def refuse_foreign(self, changes: Table) -> None:
         """Refuse rows that lack a key column, or have one that this table lacks.
@@ -284,9 +317,11 @@ class Dataframe:
 
     def delete(self, expression: str) -> int:
         """Delete the rows that satisfy a filter expression; return how many."""
-        rows = self.read_all().filter(expression)
-        if len(rows):
-            self.write_rows(rows, is_deletion=True)
+        with self._only_writer() as confirm:
+            rows = self.read_all().filter(expression)
+            if len(rows):
+                confirm()
+                self.write_rows(rows, is_deletion=True)
         return len(rows)
 
     def add_column(self, name: str, dtype: Any, values: object = None, *, fill: object = None) -> None:
@@ -308,20 +343,22 @@ class Dataframe:
         ConfigError
             When the table has the column, cannot store it, or has another number of rows.
         """
-        if name in self.all_columns:
-            raise ConfigError(f"{self.uri} already has a column {name!r}")
         if values is not None and fill is not None:
             raise ConfigError("give either values, one for each row, or one fill for all")
-        table = self.read_all()
-        given = [fill] * len(table) if values is None else values
-        column = as_table({name: given})[name]
-        if len(column) != len(table):
-            raise ConfigError(f"column {name!r} has {len(column)} values, the table {len(table)} rows")
-        attribute = make_attribute(name, np.dtype(dtype), self._session.context())
-        column_cells(attribute, column, np.ma.getmaskarray(column))  # refused before the schema changes
-        self.add_attributes({name: np.dtype(dtype)})
-        if len(table):
-            self.write_rows(table.with_column(name, column))
+        with self._only_writer() as confirm:
+            if name in self.all_columns:
+                raise ConfigError(f"{self.uri} already has a column {name!r}")
+            table = self.read_all()
+            given = [fill] * len(table) if values is None else values
+            column = as_table({name: given})[name]
+            if len(column) != len(table):
+                raise ConfigError(f"column {name!r} has {len(column)} values, the table {len(table)} rows")
+            attribute = make_attribute(name, np.dtype(dtype), self._session.context())
+            column_cells(attribute, column, np.ma.getmaskarray(column))  # refused before the schema changes
+            confirm()
+            self.add_attributes({name: np.dtype(dtype)})
+            if len(table):
+                self.write_rows(table.with_column(name, column))
 
     def drop_column(self, name: str) -> None:
         """Remove a column with its values.
@@ -333,12 +370,14 @@ class Dataframe:
         """
         if name in self.index_columns:
             raise ConfigError(f"{name!r} is a key column of {self.uri}: it cannot be removed")
-        if name not in self.columns:
-            raise ConfigError(f"{self.uri} has no column {name!r}; there are {', '.join(self.columns)}")
-        with translate_errors(f"remove a column of {self.uri}"):
-            evolution = self._evolution()
-            evolution.drop_attribute(name)
-            evolution.array_evolve(self.uri)
+        with self._only_writer() as confirm:
+            if name not in self.columns:
+                raise ConfigError(f"{self.uri} has no column {name!r}; there are {', '.join(self.columns)}")
+            confirm()
+            with translate_errors(f"remove a column of {self.uri}"):
+                evolution = self._evolution()
+                evolution.drop_attribute(name)
+                evolution.array_evolve(self.uri)
 
     def _evolution(self) -> Any:
         evolution = tiledb.ArraySchemaEvolution(self._session.context())
@@ -378,7 +417,15 @@ class Dataframe:
         """
         keys = self.index_columns
         coordinates, cells = to_cells(table, self._schema, keys, is_deletion=is_deletion, where=self.uri)
-        size = len(table) * _LONG_CELL
+        self._write_cells(coordinates, cells, timestamp)
+
+    def _write_cells(
+        self,
+        coordinates: Sequence[NDArray[Any]],
+        cells: Mapping[str, NDArray[Any]],
+        timestamp: int | None = None,
+    ) -> None:
+        size = len(coordinates[0]) * _LONG_CELL
         with translate_errors(f"write the table {self.uri}"), self._open("w", timestamp, size) as array:
             array[tuple(coordinates) if len(coordinates) > 1 else coordinates[0]] = cells
 
