@@ -12,7 +12,7 @@ import pytest
 from volumes.support.images import pairs, series
 from voxtier.errors import ConfigError, FormatError, IngestError, NotFoundError, ViewError
 from voxtier.volumes import RadiObject, VolumeCollection
-from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, Dataframe
 
 
 @pytest.fixture
@@ -59,6 +59,30 @@ def test_what_a_collection_needs_and_what_views_show_stays(radi: RadiObject) -> 
     with pytest.raises(ViewError):
         radi.head(1).obs_meta.delete("age > 0")
     assert radi.T1w.shape == (5, 6, 7)
+
+
+def test_shapes_are_not_overwritten_and_what_is_none_is_told(radi: RadiObject) -> None:
+    rows = radi.T1w.obs.read().to_pandas()
+    rows["reviewed"] = rows["dimensions"].str.len() > 0
+    radi.T1w.obs.add_column("reviewed", bool)
+    radi.T1w.obs.update(rows)  # with the shapes that the rows have
+    for wrong in ("(9, 9, 9)", "x", None):
+        with pytest.raises(ConfigError, match="shapes"):
+            radi.T1w.obs.update({**{key: rows[key][:1] for key in INDEX_COLUMNS}, "dimensions": [wrong]})
+    assert radi.T1w.obs.read()["reviewed"].all()
+    assert RadiObject(radi.uri).T1w.shape == (5, 6, 7)
+
+
+@pytest.mark.parametrize("wrong", ["x", None, "3", "(1, 'a')", "("])
+def test_what_another_program_wrote_over_a_shape_is_told(radi: RadiObject, wrong: str | None) -> None:
+    radi.obs_meta.update({"obs_subject_id": ["a"], "age": [11]})  # a commit that is later than the row
+    commit = radi._cohort.snapshot.commit
+    row = {**{key: radi.T1w.table[key][:1] for key in INDEX_COLUMNS}, "dimensions": [wrong]}
+    Dataframe(f"{radi.uri}/collections/T1w/obs", timestamp=commit).update(row)
+    damaged = RadiObject(radi.uri)
+    for look in (lambda: damaged.T1w.shape, lambda: repr(damaged.T1w), damaged.validate):
+        with pytest.raises(FormatError, match="no shape"):
+            look()
 
 
 def test_a_table_gives_ids_and_columns_to_the_files_of_a_collection(tmp_path: Path) -> None:

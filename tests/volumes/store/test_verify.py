@@ -12,7 +12,7 @@ from volumes.support.checks import check_identity
 from volumes.support.command_line import run
 from volumes.support.images import code_of, nifti, pairs
 from volumes.support.kills import kill_ingest
-from voxtier.volumes import RadiObject, Volume, VolumeCollection
+from voxtier.volumes import Dataframe, RadiObject, Volume, VolumeCollection
 from voxtier.volumes.store.commits import Change
 from voxtier.volumes.tiledb.locks import only_writer
 from voxtier.volumes.tiledb.session import Session
@@ -48,7 +48,9 @@ def test_verify_finds_a_volume_of_another_shape_than_its_row(
     tmp_path: Path, images: list[tuple[Path, str]]
 ) -> None:
     radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": images})
-    radi.T1w.obs.update({"obs_subject_id": ["a"], "obs_id": ["a_T1w"], "dimensions": ["(5, 6, 8)"]})
+    radi.obs_meta.add_column("n", int, fill=1)  # a commit that is later than the row
+    rows = Dataframe(f"{radi.uri}/collections/T1w/obs", timestamp=radi._cohort.snapshot.commit)
+    rows.update({"obs_subject_id": ["a"], "obs_id": ["a_T1w"], "dimensions": ["(5, 6, 8)"]})
     done = run("verify", tmp_path / "r", code=1)
     assert "its row says (5, 6, 8)" in done.out
     assert done.err.endswith("1 finding\n")

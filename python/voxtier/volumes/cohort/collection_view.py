@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Self
@@ -16,13 +15,13 @@ from voxtier.system.text import format_count
 from voxtier.volumes.cohort.index import Index
 from voxtier.volumes.cohort.selection import Sliceable, group_places
 from voxtier.volumes.cohort.snapshot_rows import Rows
-from voxtier.volumes.store.append import create_collection
+from voxtier.volumes.store.append import create_collection, read_shape
 from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import OWN_PREFIX
+from voxtier.volumes.tiledb.tables.dataframe import OWN_PREFIX, SHAPES
 from voxtier.volumes.volume import Volume
 
 _SHOWN = 10  # rows in a notebook
@@ -168,9 +167,10 @@ class CollectionView(Sliceable):
         return shapes.pop() if len(shapes) == 1 else None
 
     def _shapes(self) -> Iterator[tuple[int, ...]]:
-        if "voxtier_array" in self._rows.table and "dimensions" in self._rows.table:
-            column = self._rows.table["dimensions"]
-            return (tuple(ast.literal_eval(str(column[row]))) for row in self._positions)
+        table = self._rows.table
+        if "voxtier_array" in table and SHAPES in table:
+            column, ids = table[SHAPES], table["obs_id"]
+            return (read_shape(str(column[row]), f"{self.uri}: {ids[row]}") for row in self._positions)
         return (volume.shape for volume in self)
 
     @property

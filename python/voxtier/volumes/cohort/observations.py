@@ -13,7 +13,7 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.tiledb.tables.columns import Table, as_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, OWN_PREFIX, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, OWN_PREFIX, SHAPES, Dataframe
 
 
 class _ViewTable:
@@ -94,8 +94,20 @@ class ObservationTable(_ViewTable):
         return self._collection.table
 
     def update(self, df: object) -> None:
-        """Change values of rows by key, as one commit."""
-        self._write(lambda frame: frame.update(df))
+        """Change values of rows by key, as one commit.
+
+        Raises
+        ------
+        ConfigError
+            For another shape of a volume than its row holds, and for what `Dataframe.update` refuses.
+        """
+        changes = as_table(df)
+        if SHAPES in changes:  # a row that was read, edited and is given back
+            held, told = _shapes_of(self._collection._rows.table), _shapes_of(changes)
+            if any(shape != held.get(obs_id, shape) for obs_id, shape in told.items()):
+                raise _needed_shapes()
+            changes = changes.select([name for name in changes.columns if name != SHAPES])
+        self._write(lambda frame: frame.update(changes))
 
     def drop_column(self, name: str) -> None:
         """Remove a column with its values, as one commit.
@@ -105,8 +117,8 @@ class ObservationTable(_ViewTable):
         ConfigError
             For the column of shapes, which a collection needs, and for one that it lacks.
         """
-        if name == "dimensions":
-            raise ConfigError("column 'dimensions' holds the shapes of the volumes: a collection needs it")
+        if name == SHAPES:
+            raise _needed_shapes()
         super().drop_column(name)
 
     def _write(self, change_table: Callable[[Dataframe], None]) -> None:
@@ -118,6 +130,16 @@ class ObservationTable(_ViewTable):
             change.refuse_unlisted(collection.uri)
             change_table(Dataframe(f"{collection.uri}/obs", store.session, timestamp=change.timestamp))
         collection.refresh()
+
+
+def _shapes_of(rows: Table) -> dict[str, str]:
+    if SHAPES not in rows or "obs_id" not in rows:
+        return {}
+    return dict(zip(rows.ids("obs_id"), map(str, rows[SHAPES]), strict=True))
+
+
+def _needed_shapes() -> ConfigError:
+    return ConfigError(f"column {SHAPES!r} holds the shapes of the volumes: a collection needs it as it is")
 
 
 class SubjectTable(_ViewTable):

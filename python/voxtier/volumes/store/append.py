@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes.formats import nifti
 from voxtier.volumes.formats.dicom import image as dicom
 from voxtier.volumes.store.commits import Change, change_store
@@ -20,7 +20,7 @@ from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
 from voxtier.volumes.tiledb.tables.columns import Table, is_value, rows_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES, Dataframe
 
 # What images fill themselves as numbers: where no image has one, no value tells the type.
 _DTYPES = {
@@ -182,9 +182,9 @@ def add_volumes(
     create_group(group, {}, session)
     outcomes = write_volumes(jobs, group, session, options)
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
-    shapes = {row["dimensions"] for row in rows}
-    if "dimensions" in present:
-        shapes |= {str(shape) for shape in present["dimensions"]}
+    shapes = {row[SHAPES] for row in rows}
+    if SHAPES in present:
+        shapes |= {str(shape) for shape in present[SHAPES]}
     if same_shape and len(shapes) > 1:
         raise ConfigError(
             f"the volumes differ in shape: {', '.join(sorted(shapes)[:5])}; validate_dimensions=False"
@@ -193,13 +193,30 @@ def add_volumes(
     _add_rows(change, obs_uri, rows, present, is_new=is_new)
     meta: dict[str, Any] = {"n_volumes": len(obs_ids) + len(rows), "name": name}
     if len(shapes) == 1:
-        meta |= dict(zip(("x_dim", "y_dim", "z_dim"), ast.literal_eval(next(iter(shapes))), strict=False))
+        meta |= dict(zip(("x_dim", "y_dim", "z_dim"), read_shape(next(iter(shapes)), uri), strict=False))
     change.members[group] = [row["voxtier_array"] for row in rows]
     change.group_meta[uri] = meta
     change.members.setdefault(uri, []).extend(("volumes", "obs"))
     if store.kind == "radi_object":
         change.members.setdefault(f"{store.root}/collections", []).append(folder)
     return [row["obs_id"] for row in rows]
+
+
+def read_shape(text: str, where: str) -> tuple[int, ...]:
+    """Return the shape that a row states.
+
+    Raises
+    ------
+    FormatError
+        For what is no shape.
+    """
+    try:
+        shape = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        shape = None
+    if not isinstance(shape, (tuple, list)) or not all(isinstance(size, int) for size in shape):
+        raise FormatError("store_damaged", None, f"{where}: {SHAPES} is {text[:80]!r}, which is no shape")
+    return tuple(shape)
 
 
 def begin_collection(change: Change, folder: str, name: str) -> None:

@@ -18,7 +18,7 @@ from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.tables.columns import Table, typed
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES
 from voxtier.volumes.volume import Volume
 
 Transform: TypeAlias = Callable[..., Any]
@@ -53,10 +53,10 @@ def split_result(result: Any) -> tuple[Any, dict[str, Any]]:
 
 def _plain(name: object, value: Any) -> Any:
     plain = value.item() if isinstance(value, np.generic) else value
-    if name in INDEX_COLUMNS or not (plain is None or isinstance(plain, (bool, int, float, str))):
+    if name in (*INDEX_COLUMNS, SHAPES) or not (plain is None or isinstance(plain, (bool, int, float, str))):
         raise ConfigError(
-            f"a transform set {name!r} to {type(value).__name__}: columns beside the keys take numbers, text,"
-            " True, False or None"
+            f"a transform set {name!r} to {type(value).__name__}: columns beside the keys and {SHAPES!r} take"
+            " numbers, text, True, False or None"
         )
     return plain
 
@@ -157,7 +157,7 @@ def job_of(
     extra = {
         name: typed(value, table[name].dtype) if name in table else value
         for name, value in row.items()
-        if name not in (*INDEX_COLUMNS, "dimensions")
+        if name not in (*INDEX_COLUMNS, SHAPES)
     }
     return Job(
         row["obs_id"],
@@ -172,7 +172,7 @@ def job_of(
 
 def _copy(volume: Volume, row: Any, fns: Sequence[Transform]) -> Content:
     if not fns:
-        return Content(volume.read(raw=True), _image_meta(volume), {"dimensions": str(volume.shape)})
+        return Content(volume.read(raw=True), _image_meta(volume), {SHAPES: str(volume.shape)})
     image, updates = apply_transforms(fns, volume.read(), row)
     return transformed_content(volume, row, image, updates)
 
@@ -220,7 +220,7 @@ def transformed_content(
         voxels,
         {key: value for key, value in _image_meta(volume).items() if not key.startswith(past)},
         {
-            "dimensions": str(voxels.shape),
+            SHAPES: str(voxels.shape),
             **{name: None for name in outdated if name in row},
             **updates,
         },

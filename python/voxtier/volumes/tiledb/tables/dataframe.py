@@ -37,6 +37,9 @@ from voxtier.volumes.tiledb.tables.columns import (
 )
 
 INDEX_COLUMNS = ("obs_subject_id", "obs_id")
+SHAPES = "dimensions"
+"""The column of a collection that holds the shape of each volume, as text: ``(240, 240, 155)``."""
+
 OWN_PREFIX = "voxtier_"
 """Begins the names of columns that users do not see."""
 
