@@ -115,6 +115,7 @@ def test_a_table_gives_ids_and_columns_to_the_files_of_a_collection(tmp_path: Pa
         {"obs_id": ["b1", None]},
         {"obs_subject_id": ["b", None]},
         {"series_type": ["x", "y"]},
+        {"voxtier_score": [1, 2]},
         {"voxel_spacing": ["x", "y"]},
         {"obs_id": ["1", "2", "3"], "obs_subject_id": ["b", "a", "c"]},
     ],
@@ -351,6 +352,24 @@ def test_a_row_of_no_subject_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no obs_subject_id"):
         radi.obs_meta.update(nobody)
     assert RadiObject(tmp_path / "r").obs_subject_ids == ["a"]
+
+
+def test_a_column_that_would_be_hidden_is_refused(tmp_path: Path) -> None:
+    images = pairs(tmp_path / "i", ["a", "b"])
+    table = {"obs_subject_id": ["a", "b"], "voxtier_age": [1, 2]}
+    with pytest.raises(ConfigError, match=r"'voxtier_age'.*rename it"):
+        RadiObject.from_niftis(tmp_path / "r", images, obs_meta=table)
+    radi = RadiObject.from_niftis(tmp_path / "r", images[:1])
+    for change in (
+        lambda: radi.append(images[1:], obs_meta=table),
+        lambda: radi.obs_meta.add_column("voxtier_age", int),
+        lambda: radi.collection(radi.collection_names[0]).obs.add_column("voxtier_nulls", str),
+        lambda: RadiObject.from_collections(tmp_path / "c", {"T1w": radi.T1w}, obs_meta=table),
+        lambda: Dataframe.from_pandas(tmp_path / "t", {**table, "obs_id": ["a", "b"]}),
+        lambda: Dataframe.create(tmp_path / "t", {"voxtier_age": int}),
+    ):
+        with pytest.raises(ConfigError, match=r"'voxtier_.*rename it"):
+            change()
 
 
 def test_a_table_that_names_no_subjects_is_refused_before_an_image_is_read(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_eager_results_are_pairs_of_value_and_row(radi: RadiObject) -> None:
         ),
         lambda c, to: c.lazy().map(lambda v: (v, {"mean": v})).write(to),
         lambda c, to: c.lazy().map(lambda v: (v, {"dimensions": "(1, 1, 1)"})).write(to),
+        lambda c, to: c.lazy().map(lambda v: (v, {"voxtier_score": 1})).write(to),
         lambda c, to: c.lazy().map(lambda v: "nothing").write(to),
         lambda c, to: list(c.lazy().iter_batches(0)),
     ],

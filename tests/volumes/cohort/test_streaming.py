@@ -91,6 +91,8 @@ def test_an_error_leaves_no_store_and_the_same_work_can_be_repeated(tmp_path: Pa
         lambda w, part: w.add_collection("a/b"),
         lambda w, part: w.write_obs_meta({"age": [1]}),
         lambda w, part: w.write_obs_meta({"obs_subject_id": [None], "age": [1]}),
+        lambda w, part: w.write_obs_meta({"obs_subject_id": ["s1"], "voxtier_age": [1]}),
+        lambda w, part: part.write_volume(voxels_of("s1", "x"), "s1_x", "s1", voxtier_model="v3"),
         lambda w, part: part.write_volume(voxels_of("s1", "x"), None, "s1"),
         lambda w, part: part.write_volume(voxels_of("s1", "x"), "s1_x", None),
         lambda w, part: w.__enter__(),

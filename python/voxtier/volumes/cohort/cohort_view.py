@@ -20,7 +20,7 @@ from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Snapshot, Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
-from voxtier.volumes.tiledb.tables.columns import Table, as_table
+from voxtier.volumes.tiledb.tables.columns import Table
 from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
@@ -65,7 +65,7 @@ class CohortView(Sliceable, Generic[Collection]):
         cls,
         uri: Uri,
         jobs: Mapping[str, Sequence[Job]],
-        obs_meta: object,
+        subjects: Table | None,
         ctx: object,
         options: IngestOptions,
         *,
@@ -73,7 +73,6 @@ class CohortView(Sliceable, Generic[Collection]):
     ) -> Self:
         """Write a new store; one that exists is replaced on request, once the new one is complete."""
         store = Store(as_uri(uri), Session.of(ctx), "radi_object")
-        subjects = None if obs_meta is None else as_table(obs_meta)
         create_cohort(store, jobs, subjects, options, overwrite=overwrite)
         return cls(store.root, store.session)
 

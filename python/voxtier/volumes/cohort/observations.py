@@ -13,7 +13,7 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.tiledb.tables.columns import Table, as_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, OWN_PREFIX, SHAPES, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, OWN_PREFIX, SHAPES, Dataframe, given_table
 
 
 class _ViewTable:
@@ -229,9 +229,10 @@ def with_observations(jobs: Sequence[Job], obs: object) -> list[Job]:
     Raises
     ------
     ConfigError
-        When a key column or an id in it is missing, and for a table of another length or for other subjects.
+        When a key column or an id in it is missing, for a table of another length or for other subjects, and
+        for a column that is named as voxtier's own.
     """
-    table = as_table(obs)
+    table = given_table(obs)
     missing = [name for name in INDEX_COLUMNS if name not in table]
     if missing:
         raise ConfigError(f"obs needs a column {missing[0]!r}")

@@ -21,7 +21,8 @@ from voxtier.volumes.store.jobs import OnError, OnGap, cohort_jobs, dicom_jobs, 
 from voxtier.volumes.store.names import checked_name, refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
-from voxtier.volumes.tiledb.tables.columns import Table, as_table
+from voxtier.volumes.tiledb.tables.columns import Table
+from voxtier.volumes.tiledb.tables.dataframe import given_table
 
 
 class RadiObject(CohortView[VolumeCollection]):
@@ -141,7 +142,7 @@ class RadiObject(CohortView[VolumeCollection]):
         jobs = cohort_jobs(
             niftis, dicom_dirs, images, collection_name, reorient, on_gap, on_error, format_hint or {}
         )
-        subjects = None if obs_meta is None else as_table(obs_meta)
+        subjects = _subjects(obs_meta)
         with change_store(self._cohort.store) as change:
             add_cohort(change, jobs, subjects, IngestOptions(on_error, progress))
         self.refresh()
@@ -260,7 +261,9 @@ class RadiObject(CohortView[VolumeCollection]):
         jobs = cohort_jobs(niftis, None, images, collection_name, reorient, on_error=on_error)
         if validate_alignment:
             refuse_misaligned(jobs)
-        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
+        return cls._create(
+            uri, jobs, _subjects(obs_meta), ctx, IngestOptions(on_error, progress), overwrite=overwrite
+        )
 
     @classmethod
     def from_images(
@@ -314,7 +317,9 @@ class RadiObject(CohortView[VolumeCollection]):
         jobs = cohort_jobs(None, None, images, None, reorient, on_gap, on_error, format_hint or {})
         if validate_alignment:
             refuse_misaligned(jobs)
-        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
+        return cls._create(
+            uri, jobs, _subjects(obs_meta), ctx, IngestOptions(on_error, progress), overwrite=overwrite
+        )
 
     @classmethod
     def from_dicoms(
@@ -363,7 +368,9 @@ class RadiObject(CohortView[VolumeCollection]):
             The new store.
         """
         jobs = dicom_jobs(dicom_dirs, collection_name, reorient=reorient, on_gap=on_gap, on_error=on_error)
-        return cls._create(uri, jobs, obs_meta, ctx, IngestOptions(on_error, progress), overwrite=overwrite)
+        return cls._create(
+            uri, jobs, _subjects(obs_meta), ctx, IngestOptions(on_error, progress), overwrite=overwrite
+        )
 
     @classmethod
     def from_collections(
@@ -401,7 +408,7 @@ class RadiObject(CohortView[VolumeCollection]):
             there.
         """
         store = Store(as_uri(uri), Session.of(ctx), "radi_object")
-        subjects = None if obs_meta is None else as_table(obs_meta)
+        subjects = _subjects(obs_meta)
         if not collections:
             raise ConfigError("there is no collection")
         cls._take_in(store, collections, subjects, new=True)
@@ -434,3 +441,7 @@ class RadiObject(CohortView[VolumeCollection]):
             ids = [job.obs_id for group in jobs.values() for job in group]
             owners = adopt_collections(change, own, snapshots, ids)
             add_cohort(change, jobs, subjects, IngestOptions(), owners=owners)
+
+
+def _subjects(obs_meta: object) -> Table | None:
+    return None if obs_meta is None else given_table(obs_meta)

@@ -23,7 +23,8 @@ from voxtier.volumes.store.names import refuse_duplicates, refuse_unusable_ids
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
-from voxtier.volumes.tiledb.tables.columns import Table, as_table, rows_table
+from voxtier.volumes.tiledb.tables.columns import Table, rows_table
+from voxtier.volumes.tiledb.tables.dataframe import given_table, refuse_own_names
 
 
 class _StoreWriter:
@@ -105,11 +106,13 @@ class _VolumeWriter:
         ------
         ConfigError
             Outside the ``with`` block, without an id, for one that no row can hold, for another shape, for
-            masked voxels, and for an observation that was written.
+            masked voxels, for an observation that was written, and for a column that is named as voxtier's
+            own.
         IngestError
             When it cannot be stored.
         """
         group, session = self._place()
+        refuse_own_names(attrs)
         obs_id, obs_subject_id = _id("obs_id", obs_id), _id("obs_subject_id", obs_subject_id)
         refuse_unusable_ids([obs_id, obs_subject_id])
         data = plain_voxels(data, f"{obs_id}: the array")
@@ -242,10 +245,11 @@ class RadiObjectWriter(_StoreWriter):
         Raises
         ------
         ConfigError
-            Without that column, for a row without a subject, and outside the ``with`` block.
+            Without that column, for a row without a subject, for a column that is named as voxtier's own, and
+            outside the ``with`` block.
         """
         self._open_change()
-        table = as_table(df)
+        table = given_table(df)
         if "obs_subject_id" not in table:
             raise ConfigError("obs_meta needs a column 'obs_subject_id'")
         self._rows |= zip(table.ids("obs_subject_id"), table.typed_rows(), strict=True)

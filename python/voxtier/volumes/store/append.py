@@ -246,7 +246,7 @@ def _add_rows(
     session = change.store.session
     if is_new:
         table = rows_table(rows, _DTYPES)
-        Dataframe.create(obs_uri, _schema(table), session)
+        Dataframe.create_in_store(obs_uri, _schema(table), session)
     else:
         stored = Dataframe(obs_uri, session, timestamp=change.timestamp)
         dtypes = stored.dtypes
@@ -319,7 +319,7 @@ def add_subjects(
         {**extra_columns.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in present
     ]
     if stored is None:
-        Dataframe.create(uri, _schema(rows_table(rows)), store.session)
+        Dataframe.create_in_store(uri, _schema(rows_table(rows)), store.session)
         change.members.setdefault(store.root, []).extend((change.subjects, "collections"))
     if rows:
         change.write_rows(uri, rows_table(rows))

@@ -18,7 +18,7 @@ from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.tables.columns import Table, typed
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES, refuse_own_names
 from voxtier.volumes.volume import Volume
 
 Transform: TypeAlias = Callable[..., Any]
@@ -52,6 +52,7 @@ def split_result(result: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _plain(name: object, value: Any) -> Any:
+    refuse_own_names([str(name)])
     plain = value.item() if isinstance(value, np.generic) else value
     if name in (*INDEX_COLUMNS, SHAPES) or not (plain is None or isinstance(plain, (bool, int, float, str))):
         raise ConfigError(

@@ -43,6 +43,35 @@ SHAPES = "dimensions"
 OWN_PREFIX = "voxtier_"
 """Begins the names of columns that users do not see."""
 
+
+def given_table(frame: object) -> Table:
+    """Return a `Table` of what a user gives to be stored (see `as_table`).
+
+    Raises
+    ------
+    ConfigError
+        For a name that begins as those of voxtier's own columns do: nobody would see the column again.
+    """
+    table = as_table(frame)
+    refuse_own_names(table.columns)
+    return table
+
+
+def refuse_own_names(names: Iterable[str]) -> None:
+    """Refuse names that begin as those of voxtier's own columns do.
+
+    Raises
+    ------
+    ConfigError
+        Names the first of them.
+    """
+    own = next((name for name in names if name.startswith(OWN_PREFIX)), None)
+    if own is not None:
+        raise ConfigError(
+            f"column {own!r}: names that begin with {OWN_PREFIX!r} are voxtier's own, rename it"
+        )
+
+
 _LONG_CELL = 4096  # bytes; more than a cell of most columns has
 
 
@@ -202,9 +231,21 @@ class Dataframe:
         Raises
         ------
         ConfigError
-            When something lies at the address, for a column that cannot be stored, and for key columns that
-            are none or stand twice.
+            When something lies at the address, for a column that cannot be stored or is named as voxtier's
+            own, and for key columns that are none or stand twice.
         """
+        refuse_own_names(schema)
+        return cls.create_in_store(uri, schema, ctx, index_columns)
+
+    @classmethod
+    def create_in_store(
+        cls,
+        uri: Uri,
+        schema: Mapping[str, Any],
+        ctx: object = None,
+        index_columns: str | Iterable[str] = INDEX_COLUMNS,
+    ) -> Dataframe:
+        """Create an empty table that may have columns of voxtier's own (see `create`)."""
         created = cls(uri, ctx)
         created._store_schema(created._new_schema(schema, index_columns))
         return created
@@ -259,7 +300,7 @@ class Dataframe:
             When a key column or a key is missing, when two rows have one key, and for a column that cannot be
             stored. No table is made then.
         """
-        table = as_table(df)
+        table = given_table(df)
         keys = several(index_columns)
         missing = [name for name in keys if name not in table]
         if missing:
@@ -348,6 +389,7 @@ class Dataframe:
         """
         if values is not None and fill is not None:
             raise ConfigError("give either values, one for each row, or one fill for all")
+        refuse_own_names([name])
         with self._only_writer() as confirm:
             if name in self.all_columns:
                 raise ConfigError(f"{self.uri} already has a column {name!r}")
