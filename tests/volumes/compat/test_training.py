@@ -198,6 +198,12 @@ def test_items_of_each_mode(
     [
         ({f"{s}_T1w": n for n, s in enumerate(SORTED)}, [0, 1, 2, 3, 4]),
         ({f"{SORTED[1]}_T1w": 7}, [None, 7, None, None, None]),
+        ({f"{SORTED[1]}_T1w": 7, f"{SORTED[0]}_T1w": None}, [None, 7, None, None, None]),
+        (
+            pd.DataFrame({"grade": [3, None]}, index=[f"{s}_T1w" for s in SORTED[:2]]),
+            [3, None, None, None, None],
+        ),
+        (lambda obs_id: float("nan") if obs_id[8] == "1" else 1, [None, 1, 1, 1, 1]),
         (pd.DataFrame({"obs_id": [f"{s}_T1w" for s in SUBJECTS], "grade": [3, 1, 5, 2, 4]}), [1, 2, 3, 4, 5]),
         (pd.DataFrame({"grade": [3, 1, 5, 2, 4]}, index=[f"{s}_T1w" for s in SUBJECTS]), [1, 2, 3, 4, 5]),
         ("dimensions", [str(SHAPE)] * 5),
@@ -220,6 +226,8 @@ def test_labels_follow_the_ids_whatever_their_order(radi: RadiObject, labels: An
         ("nope", ConfigError),
         (pd.DataFrame({"obs_id": ["x"]}), ConfigError),
         (pd.DataFrame({"grade": [1]}), ConfigError),
+        (pd.DataFrame({"obs_id": [f"{SORTED[0]}_T1w"] * 2, "grade": [0, 1]}), ConfigError),
+        (pd.DataFrame({"grade": [0, 1]}, index=[f"{SORTED[0]}_T1w"] * 2), ConfigError),
         (3, TypeError),
     ],
 )

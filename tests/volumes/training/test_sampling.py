@@ -130,6 +130,8 @@ def test_slices_labels_and_channels_are_matched_by_subject(tmp_path: Path) -> No
     for labels in ("grade", table, numpy_table, {"a_T1w": 1, "b_T1w": None}, {"a_T1w": 1}.get, nan, nan.get):
         with pytest.raises(ConfigError, match="no label for b_T1w"):
             VolumeCollectionDataset(radi.T1w, labels=labels)
+    with pytest.raises(ConfigError, match="two labels for a_T1w"):
+        VolumeCollectionDataset(radi.T1w, labels={"obs_id": ["a_T1w", "b_T1w", "a_T1w"], "grade": [0, 1, 1]})
     assert VolumeCollectionDataset(radi.T1w.filter("grade > 0"), labels="grade")[0]["label"] == 1
     with pytest.raises(ConfigError, match="lacks the subjects"):
         VolumeCollectionDataset([radi.T1w, radi.T2w.iloc[:1]])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,8 @@ def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] 
     Raises
     ------
     ConfigError
-        For a column that is not there, a table of another form, and an observation without a label.
+        For a column that is not there, a table of another form or with two labels of one observation, and an
+        observation without a label.
     """
     if labels is None:
         return None
@@ -171,8 +173,10 @@ def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] 
         values = [name for name in table.columns if name not in INDEX_COLUMNS]
         if "obs_id" not in table or len(values) != 1:
             raise ConfigError("a table of labels has the columns obs_id and one more")
-        by_id = {row["obs_id"]: row[values[0]] for row in table.rows()}
-    missing = [obs_id for obs_id in ids if not _is_label(by_id.get(obs_id))]
+        told = table.ids("obs_id")
+        refuse_two_labels(told)
+        by_id = dict(zip(told, (row[values[0]] for row in table.rows()), strict=True))
+    missing = [obs_id for obs_id in ids if not is_label(by_id.get(obs_id))]
     if missing:
         raise ConfigError(
             f"no label for {', '.join(missing[:5])}: give each one, or select the observations that have one"
@@ -180,6 +184,19 @@ def read_labels(labels: object, collection: VolumeCollection) -> dict[str, Any] 
     return {obs_id: by_id[obs_id] for obs_id in ids}
 
 
-def _is_label(value: object) -> bool:
+def refuse_two_labels(obs_ids: Iterable[str]) -> None:
+    """Refuse a table of labels in which an observation stands twice.
+
+    Raises
+    ------
+    ConfigError
+        Names the observations.
+    """
+    twice = [obs_id for obs_id, count in Counter(obs_ids).items() if count > 1]
+    if twice:
+        raise ConfigError(f"two labels for {', '.join(twice[:5])}: give each observation one")
+
+
+def is_label(value: object) -> bool:
     """Return whether a label is there; an array of several numbers is one, whatever they are."""
     return getattr(value, "ndim", 0) > 0 or is_value(value)

@@ -7,6 +7,7 @@ from typing import Any
 from voxtier.errors import ConfigError
 from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.compat._types import LabelSource
+from voxtier.volumes.training.matching import is_label, refuse_two_labels
 
 __all__ = ["LabelSource", "load_labels"]
 
@@ -32,33 +33,36 @@ def load_labels(collection: CollectionView, labels: LabelSource, obs_df: Any = N
     Raises
     ------
     ConfigError
-        When there is no such column.
+        When there is no such column, and for a table with two labels of one observation.
     TypeError
         For labels of another sort.
     """
     if labels is None:
         return None
     if callable(labels):
-        return {place: labels(obs_id) for place, obs_id in enumerate(collection.obs_ids)}
+        labels = {obs_id: labels(obs_id) for obs_id in collection.obs_ids}
     if isinstance(labels, str):
-        labels = _column(collection.to_obs() if obs_df is None else obs_df, labels)
+        labels = _column(collection.to_obs() if obs_df is None else obs_df, labels, is_given=False)
     elif hasattr(labels, "columns"):
         columns = [name for name in labels.columns if name not in ("obs_id", "obs_subject_id")]
         if not columns:
             raise ConfigError("a table of labels has the columns obs_id and one more")
-        labels = _column(labels, columns[0])
+        labels = _column(labels, columns[0], is_given=True)
     elif not isinstance(labels, dict):
         raise TypeError(
             f"labels are a column name, a DataFrame, a dict, a function or None, got {type(labels).__name__}"
         )
-    found = {place: labels[key] for place, key in enumerate(collection.obs_ids) if key in labels}
+    places = enumerate(collection.obs_ids)
+    found = {place: labels[key] for place, key in places if key in labels and is_label(labels[key])}
     return found or None
 
 
-def _column(table: Any, name: str) -> dict[str, Any]:
+def _column(table: Any, name: str, *, is_given: bool) -> dict[str, Any]:
     if name not in table.columns:
         raise ConfigError(f"no column {name!r}; there are {', '.join(map(str, table.columns))}")
     ids = table["obs_id"] if "obs_id" in table.columns else table.index
     if not all(isinstance(key, str) for key in ids):
         raise ConfigError("a table of labels needs obs_id as a column or as its index")
+    if is_given:  # rows of a view may stand twice
+        refuse_two_labels(ids)
     return dict(zip(ids, table[name], strict=True))
