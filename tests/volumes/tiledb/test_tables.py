@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,19 @@ def test_a_row_without_its_key_is_refused(tmp_path: Path, key: str, missing: Any
     frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4]})
     with pytest.raises(ConfigError, match=f"row 3 of the table has no {key}"):
         frame.update(gap)
+
+
+def test_ids_with_bytes_that_are_no_text_come_back_and_others_are_refused(tmp_path: Path) -> None:
+    ids = [os.fsdecode(name) for name in (b"a\x80", b"\xff%80", "ü".encode(), b"%FF")]
+    frame = Dataframe.from_pandas(tmp_path / "t", {"obs_subject_id": ids, "obs_id": ids, "n": [0, 1, 2, 3]})
+    assert dict(zip(*(frame.read()[name] for name in ("obs_id", "n")), strict=True)) == dict(
+        zip(ids, range(4), strict=True)
+    )
+    frame.update({"obs_subject_id": ids[:1], "obs_id": ids[:1], "n": [7]})
+    assert sorted(frame.read()["n"]) == [1, 2, 3, 7]
+    for wrong in ("a\ud800", "\udcc3\udcbc"):  # no byte of a name; the bytes of ü
+        with pytest.raises(ConfigError, match=r"ud800|'ü'"):
+            Dataframe.from_pandas(tmp_path / "u", {"obs_subject_id": [wrong], "obs_id": [wrong]})
 
 
 def test_fill_is_the_value_of_every_row(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def from_cells(cells: Mapping[str, Any], keys: Sequence[str]) -> Table:
     Table
         Without the rows that are marked as gone.
     """
-    decode = unquote if NULLS in cells else str
+    decode = _read_key if NULLS in cells else str
     columns: dict[str, Column] = {
         name: np.array([decode(_decode_text(value)) for value in cells[name]], dtype=object) for name in keys
     }
@@ -85,13 +85,12 @@ def to_cells(
     Raises
     ------
     ConfigError
-        For a key that is missing, empty or stands in two rows, for a value that does not fit its column,
-        and for what an array of others cannot hold: missing values and deletions.
+        For a key that is missing, empty, cannot be stored or stands in two rows, for a value that does not
+        fit its column, and for what an array of others cannot hold: missing values and deletions.
     """
     is_own = schema.has_attr(NULLS)
     coordinates = [
-        np.array([(_escape_key(v) if is_own else v).encode() for v in table.ids(key)], dtype=object)
-        for key in keys
+        np.array([_key_cell(v, key, is_own=is_own) for v in table.ids(key)], dtype=object) for key in keys
     ]
     if any(b"\0" in value or not value for column in coordinates for value in column):
         raise ConfigError("subject and observation ids must not be empty or hold a zero byte")
@@ -170,11 +169,25 @@ def refuse_unencodable(text: str, where: str) -> None:
         raise ConfigError(f"{where}: {text[error.start]!r} is no character that can be stored") from None
 
 
-def _escape_key(key: str) -> str:
-    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive."""
-    return quote(
-        key, safe="".join(chr(code) for code in range(32, 127) if chr(code) != "%"), errors="surrogateescape"
-    )
+_PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
+
+
+def _key_cell(key: str, name: str, *, is_own: bool) -> bytes:
+    """Return a key in ASCII (``%`` escapes): TileDB orders other bytes in two ways, so duplicates survive.
+
+    A byte that is no UTF-8, which Python makes half a surrogate pair of, is escaped as it is.
+    """
+    try:
+        cell = quote(key, safe=_PLAIN, errors="surrogateescape") if is_own else key
+        if is_own and not key.isascii() and _read_key(cell) != key:
+            raise ConfigError(f"{name} {key!r} cannot be told from {_read_key(cell)!r}")
+        return cell.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name}: {key[error.start]!r} is no character that can be stored") from None
+
+
+def _read_key(cell: str) -> str:
+    return unquote(cell, errors="surrogateescape")
 
 
 def _decode_text(value: Any) -> str:
