@@ -95,6 +95,7 @@ def test_an_error_leaves_no_store_and_the_same_work_can_be_repeated(tmp_path: Pa
         lambda w, part: part.write_volume(voxels_of("s1", "x"), "s1_x", "s1", voxtier_model="v3"),
         lambda w, part: part.write_volume(voxels_of("s1", "x"), None, "s1"),
         lambda w, part: part.write_volume(voxels_of("s1", "x"), "s1_x", None),
+        lambda w, part: part.write_volume(voxels_of("s1", "x"), "s1_x", "s1", score=np.array([1, 2])),
         lambda w, part: w.__enter__(),
         lambda w, part: w.add_collection("not entered").write_volume(voxels_of("s1", "x"), "s1_x", "s1"),
     ],

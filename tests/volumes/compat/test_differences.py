@@ -159,6 +159,9 @@ def test_subjects_have_no_list_of_observations(radi: RadiObject) -> None:
     assert "obs_ids" not in radi.obs_meta.columns
     merged = merge_obs_ids(radi.obs_meta.read(), [radi.T1w, radi.FLAIR])
     assert merged["obs_ids"].iloc[0] == '["BRATS_001_FLAIR", "BRATS_001_T1w"]'
+    again = merge_obs_ids(merged, [radi.T1w])
+    assert again.columns.equals(merged.columns)
+    assert again["obs_ids"].iloc[0] == '["BRATS_001_T1w"]'
 
 
 def test_a_row_of_a_volume_is_changed_and_never_made_up(radi: RadiObject, tmp_path: Path) -> None:

@@ -226,6 +226,7 @@ def test_streaming_writes(tmp_path: Path) -> None:
         found = VolumeCollection(str(tmp_path / name))
         assert np.array_equal(found.loc["BRATS_002_CT"].to_numpy(), source["BRATS_002"])
         assert len(found) == writer.n_written == 6
+        assert type(writer.close()) is VolumeCollection
     with RadiObjectWriter(str(tmp_path / "large-dataset")) as writer:
         writer.write_obs_meta(pd.DataFrame({"obs_subject_id": SUBJECTS, "age": range(5)}))
         with writer.add_collection("T1w") as t1_writer:

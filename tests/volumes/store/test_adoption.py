@@ -273,3 +273,11 @@ def test_what_a_killed_writer_of_single_volumes_left_is_known_as_its_own(tmp_pat
     assert len(volumes_in(root)) == 2
     assert len(RadiObject(root).repair()) == 1
     assert [path.name for path in (root / "collections").iterdir() if path.name[0] != "_"] == ["T1w"]
+
+
+def test_a_copy_of_what_the_store_has_is_refused_by_its_ids(tmp_path: Path) -> None:
+    radi = RadiObject.from_niftis(tmp_path / "r", images={"T1w": pairs(tmp_path / "i", SUBJECTS)})
+    doubled = radi.T1w.map(lambda voxels: voxels * 2).materialize(tmp_path / "doubled")
+    with pytest.raises(ConfigError, match=r"already in the store: a_T1w, m_T1w, z_T1w$"):
+        radi.add_collection("twice", doubled)
+    assert RadiObject(radi.uri).collection_names == ("T1w",)

@@ -165,7 +165,7 @@ class Interruption:
         for owner, name in (
             (replicas, "fragment_names"),
             (replicas, "VoxelArray"),
-            (replicas, "remove_tree"),
+            (replicas, "remove_own"),
             (replicas, "create_like"),
             (arrays, "open_array"),
             (arrays, "write_region"),

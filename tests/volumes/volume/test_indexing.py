@@ -200,6 +200,15 @@ def test_every_way_to_read_a_box_pads_alike(tmp_path: Path, case: int) -> None:
     check()
 
 
+def test_no_patch_is_read_into_no_room(tmp_path: Path) -> None:
+    volume = Volume.from_numpy(tmp_path / "v", np.ones((8, 8, 8), np.int16))
+    nowhere = np.zeros((0, 3), np.int64)
+    volume.read_patches_into(nowhere, np.empty((0, 4, 4, 4), np.float32))
+    assert volume.read_patches(nowhere, (4, 4, 4)).shape == (0, 4, 4, 4)
+    with pytest.raises(ConfigError):
+        volume.read_patches_into(nowhere, np.empty((1, 4, 4, 4), np.float32))
+
+
 def test_an_output_whose_axis_of_one_voxel_has_an_odd_stride_is_filled(tmp_path: Path) -> None:
     volume = Volume.from_numpy(tmp_path / "v", np.ones((8, 8, 8), np.int16))
     for lead in (slice(0, 1), slice(1, 2)):

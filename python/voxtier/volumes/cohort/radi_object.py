@@ -439,6 +439,7 @@ class RadiObject(CohortView[VolumeCollection]):
             if taken:
                 raise ConfigError(f"there already is a collection {taken[0]!r}")
             ids = [job.obs_id for group in jobs.values() for job in group]
+            refuse_duplicates(ids, change.visible_ids())  # here, as the advice for images does not help
             owners = adopt_collections(change, own, snapshots, ids)
             add_cohort(change, jobs, subjects, IngestOptions(), owners=owners)
 

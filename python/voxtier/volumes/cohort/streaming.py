@@ -121,6 +121,9 @@ class _VolumeWriter:
         self._check(obs_id, obs_subject_id)
         meta = geometry.affine_meta(affine, obs_id)
         content = Content(data, meta, {"dimensions": str(tuple(data.shape))})
+        arrays = [name for name, value in attrs.items() if getattr(value, "ndim", 0)]
+        if arrays:
+            raise ConfigError(f"{obs_id}: {arrays[0]} is an array: columns take numbers, text and dates")
         extra = {
             name: str(value) if isinstance(value, (tuple, list)) else value for name, value in attrs.items()
         }

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from voxtier.volumes.cohort import streaming
-from voxtier.volumes.cohort.streaming import StreamingWriter
 from voxtier.volumes.compat.radi_object import RadiObject
+from voxtier.volumes.compat.volume_collection import VolumeCollection
 
 __all__ = ["RadiObjectWriter", "StreamingWriter"]
+
+
+class StreamingWriter(streaming.StreamingWriter):
+    """Write a new collection volume by volume; memory holds one of them.
+
+    Parameters
+    ----------
+    uri : path or URI
+        Place of the new collection.
+    shape : tuple of int, optional
+        Refuse volumes of another shape.
+    obs_schema : mapping, optional
+        Accepted for the origin's sake; columns follow from the attributes.
+    name : str, optional
+        Name of the collection.
+    ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+        TileDB keys on top of `configure`.
+    """
+
+    def close(self) -> VolumeCollection:
+        """Return the finished collection."""
+        return VolumeCollection(self._store.root, self._store.session)
 
 
 class RadiObjectWriter(streaming.RadiObjectWriter):

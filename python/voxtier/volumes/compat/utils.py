@@ -163,5 +163,6 @@ def build_obs_ids_mapping(collections: Collections) -> Any:
 
 def merge_obs_ids(obs_meta: Any, collections: Collections) -> Any:
     """Return a table of subjects with the column ``obs_ids`` (see `build_obs_ids_mapping`)."""
+    obs_meta = obs_meta.drop(columns="obs_ids", errors="ignore")
     merged = obs_meta.merge(build_obs_ids_mapping(collections), on="obs_subject_id", how="left")
     return merged.assign(obs_ids=merged["obs_ids"].fillna("[]"))

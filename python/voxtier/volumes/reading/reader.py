@@ -370,7 +370,7 @@ class VolumeReader:
         corners, box = _boxes(starts, out.shape[1:], len(array.layout.shape))
         if len(out) != len(corners) or not out.flags.c_contiguous or not out.flags.writeable:
             raise ConfigError(f"out must be C-contiguous and writable, for {len(corners)} patches of {box}")
-        if not replicas.read_into(array, corners, out, fill, normalize):
+        if len(corners) and not replicas.read_into(array, corners, out, fill, normalize):
             numbers = array.to_numbers(replicas.read_patches(array, corners, box, fill), raw=False)
             wanted = numbers if normalize is None else normalize.apply(numbers)
             out[...] = cast_numbers(wanted, out.dtype, self.uri)

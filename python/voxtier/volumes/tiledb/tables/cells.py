@@ -120,6 +120,26 @@ def to_cells(
     return coordinates, cells
 
 
+def column_type(name: str, given: object) -> np.dtype[Any]:
+    """Return the type of numpy that somebody names, also as pandas names it (``"Int64"``, ``"string"``).
+
+    Raises
+    ------
+    ConfigError
+        For what names none.
+    """
+    try:
+        return np.dtype(given)  # type: ignore[call-overload,no-any-return]
+    except (TypeError, ValueError):
+        told = str(given).lower()
+    try:
+        return np.dtype({"string": "O", "boolean": "bool"}.get(told, told))
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"column {name!r}: {given!r} is no type of a column: give one of numpy, or str for text"
+        ) from None
+
+
 def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     """Return the attribute that stores a column.
 

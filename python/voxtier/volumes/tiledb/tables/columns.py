@@ -202,15 +202,14 @@ def as_table(frame: object) -> Table:
             f"a {type(frame).__name__} holds no rows yet: give those that it computes (collect)"
         )
     if isinstance(frame, Mapping):
-        named = {str(name): column for name, column in frame.items()}
+        named = _by_text(list(frame.items()))
     elif hasattr(type(frame), "schema") and hasattr(type(frame), "to_pydict"):  # pyarrow
         arrow: Any = frame
         names = arrow.schema.names
-        if len(set(names)) < len(names):
-            raise ConfigError(f"two columns have one name: {', '.join(names)}")
-        named = {name: _of_arrow(name, column) for name, column in zip(names, arrow.columns, strict=True)}
+        pairs = _by_text(list(zip(names, arrow.columns, strict=True))).items()
+        named = {name: _of_arrow(name, column) for name, column in pairs}
     elif hasattr(frame, "columns") and hasattr(frame, "__getitem__"):
-        named = {str(name): frame[name] for name in frame.columns}
+        named = _by_text([(name, frame[name]) for name in frame.columns])
     else:
         raise ConfigError(
             f"a table is a mapping of columns, a DataFrame or a pyarrow Table, got {type(frame).__name__}"
@@ -220,6 +219,14 @@ def as_table(frame: object) -> Table:
     if len(set(lengths.values())) > 1:
         raise ConfigError(f"the columns differ in length: {lengths}")
     return Table(columns)
+
+
+def _by_text(columns: Sequence[tuple[object, Any]]) -> dict[str, Any]:
+    """Return columns by their names as text; refuse two of one."""
+    named = {str(name): column for name, column in columns}
+    if len(named) < len(columns):
+        raise ConfigError(f"two columns have one name: {', '.join(str(name) for name, _ in columns)}")
+    return named
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], dtypes: Mapping[str, np.dtype[Any]] | None = None) -> Table:
@@ -260,15 +267,18 @@ def _column(name: str, values: Any, dtype_without: np.dtype[Any] | None = None) 
         if dtype == np.dtype("M8"):
             array = array.astype(np.int64).astype("M8[ns]")
         return array
-    items = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    told = getattr(dtype, "numpy_dtype", None)  # pandas' own types: their items are plain Python
+    is_plain = (
+        isinstance(values, np.ndarray) and values.dtype.kind != "m"
+    )  # of durations tolist makes numbers
+    items = values.tolist() if is_plain else list(values)
     if not items:
-        return np.array([], dtype=object)
+        return np.array([], dtype=told if isinstance(told, np.dtype) and told.kind in "biufM" else object)
     missing = np.array([not is_value(item) for item in items], dtype=bool)
     present = [item for item, is_missing in zip(items, missing, strict=True) if not is_missing]
     if not present:
-        return _column_without_values(items, dtype_without or getattr(dtype, "numpy_dtype", None))
+        return _column_without_values(items, dtype_without or told)
     plain = _plain_array(name, present)
-    told = getattr(dtype, "numpy_dtype", None)  # pandas' own types: their items are plain Python
     if isinstance(told, np.dtype) and told.kind in "biuf" and plain.dtype.kind in "biuf":
         plain = plain.astype(told)
     if plain.dtype.kind == "U":
@@ -322,7 +332,10 @@ def _plain_array(name: str, present: Sequence[Any]) -> NDArray[Any]:
     """Return values, none of which is missing, as an array of numbers, dates or text."""
     if all(isinstance(item, (np.datetime64, datetime.date)) for item in present):
         return _dates(name, present)
-    plain = np.array(present)
+    try:
+        plain = np.array(present)
+    except ValueError:  # of arrays that differ in shape
+        plain = np.empty(len(present), dtype=object)
     integers = [item for item in present if isinstance(item, (int, np.integer))]
     is_whole = len(integers) == len(present)
     if plain.dtype.kind == "f" and (is_whole or any(int(float(item)) != item for item in integers)):
@@ -381,3 +394,5 @@ def is_value(item: Any) -> bool:
         return bool(item == item)  # NaN and NaT differ from themselves
     except TypeError:  # pandas.NA has no truth value
         return False
+    except ValueError:  # nor has an array
+        return True

@@ -29,7 +29,14 @@ from voxtier.volumes.tiledb.session import (
     next_timestamp,
     read_kind,
 )
-from voxtier.volumes.tiledb.tables.cells import NULLS, column_cells, from_cells, make_attribute, to_cells
+from voxtier.volumes.tiledb.tables.cells import (
+    NULLS,
+    column_cells,
+    column_type,
+    from_cells,
+    make_attribute,
+    to_cells,
+)
 from voxtier.volumes.tiledb.tables.columns import (
     Table,
     as_table,
@@ -261,7 +268,7 @@ class Dataframe:
         if read_kind(self.uri, self._session) is not None:
             raise ConfigError(f"{self.uri} already exists: choose another place or remove it first")
         context = self._session.context()
-        attributes = [make_attribute(name, np.dtype(kind), context) for name, kind in schema.items()]
+        attributes = [make_attribute(name, column_type(name, kind), context) for name, kind in schema.items()]
         attributes.append(make_attribute(NULLS, np.dtype(object), context))
         with translate_errors(f"create the table {self.uri}"):
             dimensions = [tiledb.Dim(name=key, dtype="ascii", ctx=context) for key in keys]
@@ -390,6 +397,7 @@ class Dataframe:
         if values is not None and fill is not None:
             raise ConfigError("give either values, one for each row, or one fill for all")
         refuse_own_names([name])
+        kind = column_type(name, dtype)
         with self._only_writer() as confirm:
             if name in self.all_columns:
                 raise ConfigError(f"{self.uri} already has a column {name!r}")
@@ -398,10 +406,10 @@ class Dataframe:
             column = as_table({name: given})[name]
             if len(column) != len(table):
                 raise ConfigError(f"column {name!r} has {len(column)} values, the table {len(table)} rows")
-            attribute = make_attribute(name, np.dtype(dtype), self._session.context())
+            attribute = make_attribute(name, kind, self._session.context())
             column_cells(attribute, column, np.ma.getmaskarray(column))  # refused before the schema changes
             confirm()
-            self.add_attributes({name: np.dtype(dtype)})
+            self.add_attributes({name: kind})
             if len(table):
                 self.write_rows(table.with_column(name, column))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -146,9 +147,13 @@ class _Filter:
     def column(self, node: ast.expr) -> _Column:
         if not isinstance(node, ast.Name):
             raise self.refuse("write the column on the left of 'in'")
-        if node.id not in self.columns:
+        if node.id in self.columns:
+            return self.columns[node.id]
+        # Python reads names in the form NFKC: the micro sign as the Greek letter.
+        same = [name for name in self.columns if unicodedata.normalize("NFKC", name) == node.id]
+        if len(same) != 1:
             raise self.refuse(f"no column {node.id!r}; there are {', '.join(sorted(self.columns))}")
-        return self.columns[node.id]
+        return self.columns[same[0]]
 
     def constant(self, node: ast.expr) -> Any:
         sign = 1
