@@ -141,7 +141,7 @@ class _VolumeWriter:
 def _id(name: str, given: object) -> str:
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):  # of a column of numbers
         given = str(given)
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str):
         raise ConfigError(f"{name} is the text that names the volume or its subject, got {given!r}")
     return given
 
