@@ -199,7 +199,7 @@ def write_output(output: Path, write: Callable[[Any], object]) -> None:
 
 
 def appear(temporary: Path, final: Path, *, replace: bool) -> bool:
-    """Give a complete file its final name, or remove it; return whether it has it.
+    """Give a complete file its final name, or remove it.
 
     Parameters
     ----------
@@ -209,6 +209,11 @@ def appear(temporary: Path, final: Path, *, replace: bool) -> bool:
         The name.
     replace : bool
         Replace an existing ``final``; otherwise the existing one stays.
+
+    Returns
+    -------
+    bool
+        Whether it has the name.
     """
     if replace:
         temporary.replace(final)

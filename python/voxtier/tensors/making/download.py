@@ -126,7 +126,7 @@ def holds(path: Path, remote: RemoteFile) -> bool:
 
 
 def is_current(downloaded: Entry, path: Path, remote: RemoteFile, source: Entry) -> bool:
-    """Whether what an earlier run downloaded is what a download would bring now.
+    """Return whether what an earlier run downloaded is what a download would bring now.
 
     Parameters
     ----------
@@ -138,6 +138,11 @@ def is_current(downloaded: Entry, path: Path, remote: RemoteFile, source: Entry)
         The file of the repository now.
     source : dict
         Where that one comes from.
+
+    Returns
+    -------
+    bool
+        True for the same commit, or the same content.
     """
     if all(downloaded.get(name) == source[name] for name in ("repo", "commit")):
         return True

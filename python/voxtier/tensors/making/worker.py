@@ -81,6 +81,8 @@ def make_tensor(
     ------
     ConfigError
         One of the `FINDINGS` of a run that is not accepted, or another shape.
+    FileNotFoundError
+        There is no raw file.
     OSError
         The file cannot be written.
     Exception

@@ -252,7 +252,24 @@ class Dataframe:
         ctx: object = None,
         index_columns: str | Iterable[str] = INDEX_COLUMNS,
     ) -> Dataframe:
-        """Create an empty table that may have columns of voxtier's own (see `create`)."""
+        """Create an empty table that may have columns of voxtier's own.
+
+        Parameters
+        ----------
+        uri : path or URI
+            See `create`, as for all others.
+        schema : mapping
+            Column name -> numpy dtype.
+        ctx : tiledb.Ctx, tiledb.Config or mapping, optional
+            TileDB keys.
+        index_columns : str or sequence of str
+            Key columns.
+
+        Returns
+        -------
+        Dataframe
+            The new table.
+        """
         created = cls(uri, ctx)
         created._store_schema(created._new_schema(schema, index_columns))
         return created
