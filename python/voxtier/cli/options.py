@@ -187,7 +187,7 @@ WORKERS = click.option(
     cls=RenamedOption,
     old=["--threads"],
     type=click.IntRange(1, 1024),
-    help="Files read at once: 16, and 64 where objects of a store are among them.",
+    help="Files read at once: 16, and 128 where objects of a store are among them.",
 )
 YES = click.option(
     "-y",
@@ -217,10 +217,13 @@ def is_confirmed(what: str, *, yes: bool, dry_run: bool) -> bool:
 
 
 def reading_workers(workers: int | None, paths: Iterable[str]) -> int:
-    """Return how many files to read at once: a request to a store waits longer than one to a disk."""
+    """Return how many files to read at once: a request to a store waits longer than one to a disk.
+
+    At 20 and 50 ms a request, 128 at once read 1.4 and 1.9 times as many objects as 64; at 5 ms a tenth less.
+    """
     from voxtier.frames.sources.address import is_address
 
-    return workers or (64 if any(map(is_address, paths)) else 16)
+    return workers or (128 if any(map(is_address, paths)) else 16)
 
 
 def holds_source(store: FrameStore, source: str) -> bool:
