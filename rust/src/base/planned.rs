@@ -12,8 +12,10 @@ const LONGEST: u64 = 8 << 20;
 const BEHIND: u64 = 4 << 10;
 /// Bytes that come with a read far from all others.
 const JUMP: u64 = 512;
-/// Blocks beyond this are given up, the oldest first: the parsers go forward.
+/// Blocks beyond this are given up, those farthest from the newest first.
 const MOST_KEPT: usize = 96 << 20;
+/// Bytes that are asked for together at most: they are all kept until they are read.
+pub const MOST_TOGETHER: u64 = 64 << 20;
 /// Requests that a walk sends at first; each further group is twice as large, up to [`MOST_AHEAD`].
 const FIRST_AHEAD: usize = 4;
 const MOST_AHEAD: usize = 8;
@@ -173,8 +175,11 @@ impl Blocks {
         self.list.insert(place, (start, bytes));
         while self.list.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > MOST_KEPT && self.list.len() > 2
         {
-            // The header stays: parsers come back to it.
-            self.list.remove(1);
+            // The header stays: parsers come back to it. So does what was just fetched, which is read next.
+            let behind = self.list.iter().enumerate().skip(1).filter(|(_, (other, _))| *other != start);
+            let farthest = behind.max_by_key(|(_, (other, _))| other.abs_diff(start)).map(|(place, _)| place);
+            let Some(farthest) = farthest else { break };
+            self.list.remove(farthest);
         }
     }
 

@@ -2,9 +2,9 @@
 
 use rustix::io::IoSliceMut;
 
-use super::{FrameBytes, other_content, prefetch, read_touched};
+use super::{FrameBytes, other_content, prefetch_ranges, read_touched, together};
 use crate::base::error::{ErrorKind, Result};
-use crate::base::source::{Source, read_exact_into};
+use crate::base::source::{Range, Source, read_exact_into};
 use crate::dicom::pixel_data::before::Before;
 use crate::frames::table::{FrameTable, OffsetsIn};
 
@@ -13,14 +13,18 @@ const MOST_TOGETHER: usize = 256;
 /// Bytes of the longest header before a payload.
 const LONGEST_HEADER: usize = 12;
 
-/// The length of a frame, where the table tells it: `None` where Items must be parsed, data inflated, or the frame is
-/// not there.
+/// The length of a frame, where the table tells it: `None` where Items must be parsed, data inflated, or the frame does
+/// not lie in a file of the table's size.
 pub fn length(table: &FrameTable, frame: usize) -> Option<usize> {
     if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || table.check_readable(frame).is_err()
     {
         return None;
     }
-    table.ranges(frame).try_fold(0_usize, |sum, range| sum.checked_add(payload_length(range)?))
+    let size = table.fingerprint.size;
+    let within = |&(_, end): &Range| size == 0 || end <= size; // of a table that was put without its file, 0
+    table
+        .ranges(frame)
+        .try_fold(0_usize, |sum, range| sum.checked_add(payload_length(range).filter(|_| within(&range))?))
 }
 
 fn payload_length((start, end): (u64, u64)) -> Option<usize> {
@@ -62,8 +66,10 @@ pub fn fill(
     frames: &[usize],
     places: Vec<&mut [u8]>,
 ) -> Result<bool> {
+    if frames.len() != places.len() {
+        return Ok(false);
+    }
     table.check_state(source)?;
-    prefetch(source, table, frames.iter().copied())?;
     let mut parts = Vec::new();
     for (&frame, mut place) in frames.iter().zip(places) {
         table.check_readable(frame)?;
@@ -74,7 +80,28 @@ pub fn fill(
             parts.push(Part { start, before, header: [0; LONGEST_HEADER], payload });
             place = rest;
         }
+        if !place.is_empty() {
+            return Ok(false);
+        }
     }
+    // Of a remote source as much is fetched as it keeps, then read.
+    let mut rest = parts.as_mut_slice();
+    while !rest.is_empty() {
+        let (group, others) = rest.split_at_mut(together(rest.iter().map(|part| part.payload.len() as u64)));
+        prefetch_ranges(source, table, group.iter().map(|part| (part.start, part.end())))?;
+        if !read_parts(source, group)? {
+            source.check_unchanged()?;
+            return Ok(false);
+        }
+        rest = others;
+    }
+    // Bytes of a file that changed while it was read are not returned.
+    source.check_unchanged()?;
+    Ok(true)
+}
+
+/// Reads payloads and the headers before them; `false` where one does not fit.
+fn read_parts(source: &dyn Source, parts: &mut [Part<'_>]) -> Result<bool> {
     for run in parts.chunk_by_mut(|one, next| next.from() == Some(one.end())) {
         for some in run.chunks_mut(MOST_TOGETHER) {
             let Some(from) = some.first().and_then(Part::from) else { return Ok(false) };
@@ -86,13 +113,10 @@ pub fn fill(
             }
             read_exact_into(source, from, &mut buffers)?;
             if !some.iter().all(Part::fits) {
-                source.check_unchanged()?;
                 return Ok(false);
             }
         }
     }
-    // Bytes of a file that changed while it was read are not returned.
-    source.check_unchanged()?;
     Ok(true)
 }
 

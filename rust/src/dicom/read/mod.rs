@@ -8,6 +8,7 @@ use super::pixel_data::before::Before;
 use super::pixel_data::{align, codec};
 use super::{ATTEMPTS, inflate, part10, read_table};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::planned::MOST_TOGETHER;
 use crate::base::source::{Range, Source, read_exact};
 use crate::base::window::{Buffer, Window};
 use crate::frames::notes::Notes;
@@ -158,6 +159,23 @@ pub fn prefetch(
     table: &FrameTable,
     frames: impl IntoIterator<Item = usize>,
 ) -> Result<()> {
+    prefetch_ranges(source, table, frames.into_iter().flat_map(|frame| table.ranges(frame)))
+}
+
+/// How many of some lengths, one at least, are asked for at the same time: so much is kept until it is read.
+pub fn together(lengths: impl Iterator<Item = u64>) -> usize {
+    let sums = lengths.scan(0_u64, |sum, length| {
+        *sum = sum.saturating_add(length);
+        Some(*sum)
+    });
+    sums.take_while(|&sum| sum <= MOST_TOGETHER).count().max(1)
+}
+
+fn prefetch_ranges(
+    source: &dyn Source,
+    table: &FrameTable,
+    ranges: impl IntoIterator<Item = Range>,
+) -> Result<()> {
     let Some(remote) = source.remote().filter(|_| table.offsets_in == OffsetsIn::File) else { return Ok(()) };
     let is_unwalked = table.is_unwalked();
     let with_header = |(start, end): Range| {
@@ -165,8 +183,7 @@ pub fn prefetch(
             if is_unwalked { (8, BEHIND as u64) } else { (Before::of(table, start).length() as u64, 0) };
         (start.saturating_sub(before), end.saturating_add(behind))
     };
-    let ranges: Vec<Range> =
-        frames.into_iter().flat_map(|frame| table.ranges(frame)).map(with_header).collect();
+    let ranges: Vec<Range> = ranges.into_iter().map(with_header).collect();
     remote.prefetch(&ranges)
 }
 

@@ -244,14 +244,19 @@ pub fn fill_resident_frames(
     at_once(source, table, |resident| fill_frames(resident, table, frames, places))
 }
 
+/// Whether the frames of a selection can be had at once, if the page cache holds them.
+pub fn may_be_resident(table: &FrameTable) -> bool {
+    let Layout::Items(items) = &table.layout else { return false };
+    let bytes = items.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
+    table.offsets_in == OffsetsIn::File && !table.is_unwalked() && bytes <= MOST_RESIDENT
+}
+
 fn at_once<T>(
     source: &dyn Source,
     table: &FrameTable,
     read: impl FnOnce(&Resident<'_>) -> Result<T>,
 ) -> Result<Option<T>> {
-    let Layout::Items(items) = &table.layout else { return Ok(None) };
-    let bytes = items.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
-    if table.offsets_in == OffsetsIn::Inflated || table.is_unwalked() || bytes > MOST_RESIDENT {
+    if !may_be_resident(table) {
         return Ok(None);
     }
     let resident = Resident::new(source);

@@ -4,7 +4,7 @@ pub mod catalogue;
 pub mod objects;
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +47,6 @@ pub struct Opened {
     pub begin: Begin,
     /// Whether the file ends before its frames do.
     pub is_cut: bool,
-    /// The name of the file itself, where its path leads to it by a link.
-    pub own_name: Option<String>,
     /// Device and inode of a file.
     inode: Option<(u64, u64)>,
 }
@@ -62,8 +60,8 @@ pub struct Member {
     pub uid: String,
     /// Its study and series: see [`uid`]; `None` where any series will do.
     pub place: (u128, Option<u128>),
-    /// Files behind links that the request may see, by their own names; `None` where it may see all.
-    pub shown: Option<Arc<HashSet<String>>>,
+    /// Files behind links that the request may see, by their own names and instances; `None` where it may see all.
+    pub shown: Option<Arc<HashSet<(String, String)>>>,
 }
 
 /// A number for a UID of a file.
@@ -240,13 +238,12 @@ impl Files {
 /// # Errors
 /// As [`Files::take`].
 pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
-    let (source, inode, own_name) = if is_address(path) {
-        (Served::Object(roots.open_object(path)?), None, None)
+    let (source, inode) = if is_address(path) {
+        (Served::Object(roots.open_object(path)?), None)
     } else {
         let file = FileSource::new(roots.open(path)?)?;
         let stat = rustix::fs::fstat(file.fd()).map_err(std::io::Error::from)?;
-        let own_name = own_name(path, file.fd());
-        (Served::File(file), Some(inode_of(&stat)), own_name)
+        (Served::File(file), Some(inode_of(&stat)))
     };
     let (table, begin) = match &source {
         Served::File(file) => {
@@ -281,21 +278,39 @@ pub fn open(roots: &Roots, path: &str) -> Result<Opened> {
         transfer_syntax: table.transfer_syntax_uid.to_string(),
         begin,
         is_cut: table.status == Status::Truncated,
-        own_name,
         inode,
     })
 }
 
-/// The name of an open file, links resolved, whatever its path has come to name; `None` where that is its path.
-fn own_name(path: &str, file: impl AsFd) -> Option<String> {
-    let number = file.as_fd().as_raw_fd();
-    // On another system than Linux, the name that the path leads to now.
-    let name =
-        std::fs::read_link(format!("/proc/self/fd/{number}")).or_else(|_| Path::new(path).canonicalize());
-    let name = name.ok()?.to_string_lossy().into_owned();
-    // Replaced since it was opened.
-    let is_path = name == path || name.strip_suffix(" (deleted)") == Some(path);
-    (!is_path).then_some(name)
+/// What no file can be called, and no rule of access names: nobody is shown what has this name.
+const NO_NAME: &str = "\0";
+
+impl Opened {
+    /// The name of the file itself, links resolved, where that is not its path. As it is now: folders are moved, and
+    /// links set anew, while the file stays open. `None` for objects.
+    pub fn own_name(&self, path: &str) -> Option<String> {
+        let Served::File(file) = &self.source else { return None };
+        let number = file.fd().as_raw_fd();
+        // On another system than Linux, the name that the path leads to now.
+        let name =
+            std::fs::read_link(format!("/proc/self/fd/{number}")).or_else(|_| Path::new(path).canonicalize());
+        let name = name.ok().and_then(|name| name.into_os_string().into_string().ok());
+        let Some(mut name) = name else { return Some(NO_NAME.to_owned()) };
+        let is_gone = || rustix::fs::fstat(file.fd()).is_ok_and(|stat| stat.st_nlink == 0);
+        if let Some(length) = name.strip_suffix(" (deleted)").map(str::len)
+            && is_gone()
+        {
+            name.truncate(length); // replaced since it was opened
+        }
+        (name != path).then_some(name)
+    }
+}
+
+/// The name that a path leads to, where that is another one; where nobody can tell, it cannot be opened either.
+pub fn led_to(path: &str) -> Option<String> {
+    let name = if is_address(path) { None } else { Path::new(path).canonicalize().ok() }?;
+    let name = name.into_os_string().into_string().unwrap_or_else(|_| NO_NAME.to_owned());
+    (name != path).then_some(name)
 }
 
 impl Member {
@@ -308,7 +323,10 @@ impl Member {
     pub fn read<R>(&self, roots: &Roots, mut read: impl FnMut(Opened) -> Result<R>) -> Result<R> {
         let mut failure = Error::new(ErrorKind::IoError, "the index names no file");
         for (number, path) in self.paths.iter().enumerate() {
-            match open(roots, path).and_then(|file| self.check(&file).map(|()| file)).and_then(&mut read) {
+            match open(roots, path)
+                .and_then(|file| self.check(path, &file).map(|()| file))
+                .and_then(&mut read)
+            {
                 Ok(read) => return Ok(read),
                 Err(error) if number == 0 || is_out_of_reach(&error) => failure = error,
                 Err(_) => {}
@@ -322,9 +340,10 @@ impl Member {
     /// # Errors
     /// `changed_during_read` where it holds another one now; `io_error` as of a file that is gone where a link leads to
     /// what may not be seen.
-    pub fn check(&self, file: &Opened) -> Result<()> {
-        if let (Some(shown), Some(own_name)) = (&self.shown, &file.own_name)
-            && !shown.contains(own_name)
+    pub fn check(&self, path: &str, file: &Opened) -> Result<()> {
+        if let Some(shown) = &self.shown
+            && let Some(own_name) = file.own_name(path)
+            && !shown.contains(&(own_name, self.uid.clone()))
         {
             return Err(Error::not_there("a link leads to what the request may not see"));
         }

@@ -58,7 +58,7 @@ impl Worker {
                 for path in &member.paths {
                     let Ok(file) = self.files.take(path).await else { continue };
                     // What lies there now may not be for who asks.
-                    if member.check(&file).is_err() {
+                    if member.check(path, &file).is_err() {
                         continue;
                     }
                     if !takes_instances(ranges, Some(&file.transfer_syntax)) {

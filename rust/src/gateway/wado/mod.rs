@@ -10,14 +10,13 @@ mod metadata;
 mod object;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::base::error::{Error, ErrorKind};
-use crate::base::source::{Source, is_address};
+use crate::base::source::Source;
 use crate::base::window::Buffer;
 use crate::dicom;
 use crate::frames::memory::cache::{look_up, request};
@@ -27,7 +26,7 @@ use crate::frames::row::{self, Row, next_row};
 use crate::frames::table::{FrameTable, Status, Verify};
 use crate::gateway::access::Scope;
 use crate::gateway::files::catalogue::digest;
-use crate::gateway::files::{Member, Opened, blocking, is_out_of_reach, uid};
+use crate::gateway::files::{Member, Opened, blocking, is_out_of_reach, led_to, uid};
 use crate::gateway::http::response::Response;
 use crate::gateway::jobs::{Answer, Question};
 use crate::gateway::routes::Level;
@@ -67,17 +66,26 @@ impl Worker {
             return Err(bad_uid());
         }
         let name = scope.name(level.instance);
+        let mut cut = None;
         if let Some(path) = self.shared.catalogue.path(name) {
             match self.look_at(scope, level, &path).await? {
                 Copy::Here(found) if self.is_best_known(name, &found) => return Ok(found),
-                Copy::Here(_) => {}
+                Copy::Here(found) => cut = Some(found),
                 // Another copy of it may be of this study, or for these groups.
                 Copy::Hidden => {}
                 // The file is gone, or another instance lies there now: the index may know a second copy.
                 Copy::Replaced | Copy::Failed(_) => self.shared.catalogue.forget(name),
             }
         }
-        Box::pin(self.alone(name, self.resolve(scope, level))).await
+        let found = Box::pin(self.alone(name, self.resolve(scope, level))).await;
+        match (found, cut) {
+            // Nothing better is known, as long as the index does not answer.
+            (Err(refusal), Some(cut)) if refusal.status == 503 => {
+                self.shared.best_known.note(name);
+                Ok(cut)
+            }
+            (found, _) => found,
+        }
     }
 
     /// Asks the index for the file of an instance, unless another request has done so meanwhile.
@@ -158,14 +166,15 @@ impl Worker {
         };
         let is_seen = belongs(&file, level) && {
             // A file behind a link is shown under its own name as well.
-            let names = std::iter::once(&**path).chain(file.own_name.as_deref());
+            let own_name = scope.groups.as_ref().and_then(|_| file.own_name(path));
+            let names = std::iter::once(&**path).chain(own_name.as_deref());
             self.may_read(scope, names, level.instance).await?
         };
         Ok(if is_seen { Copy::Here(Found { path: path.clone(), file }) } else { Copy::Hidden })
     }
 
     /// Answers from the file as it is now where it has changed, or from another copy of an instance, as the file that was
-    /// found is at fault; says what its fault is where
+    /// found is at fault. Says what its fault is where
     /// no other copy gives more, of which the index is asked now and then.
     async fn by_another_copy(
         &self,
@@ -175,13 +184,11 @@ impl Worker {
         answer: impl AsyncFn(&Found) -> Result<Response, Error>,
     ) -> Response {
         let name = scope.name(level.instance);
-        if error.kind == ErrorKind::ChangedDuringRead {
-            self.forget(&found.path);
-            if let Ok(Copy::Here(again)) = self.look_at(scope, level, &found.path).await
-                && let Ok(response) = answer(&again).await
-            {
-                return response;
-            }
+        if error.kind == ErrorKind::ChangedDuringRead
+            && let Ok(Copy::Here(again)) = self.look_at(scope, level, &found.path).await
+            && let Ok(response) = answer(&again).await
+        {
+            return response;
         }
         let work = async {
             // Another request may have looked meanwhile, and found a copy or none.
@@ -257,15 +264,10 @@ impl Worker {
         scope: &Scope<'_>,
         groups: &[String],
         files: Vec<(String, Vec<String>)>,
-    ) -> Result<(Vec<(String, Vec<String>)>, HashSet<String>), Response> {
-        // Where it cannot be told where a path leads to, it cannot be opened either.
+    ) -> Result<(Vec<(String, Vec<String>)>, HashSet<(String, String)>), Response> {
         let named = move || {
             let all = files.iter().flat_map(|(uid, paths)| paths.iter().map(move |path| (uid, path)));
-            let led = all.filter_map(|(uid, path)| {
-                let own = if is_address(path) { None } else { Path::new(path).canonicalize().ok() }?;
-                let own = own.to_string_lossy().into_owned();
-                (own != *path).then(|| (path.clone(), (own, uid.clone())))
-            });
+            let led = all.filter_map(|(uid, path)| Some((path.clone(), (led_to(path)?, uid.clone()))));
             let led: HashMap<String, (String, String)> = led.collect();
             Ok((files, led))
         };
@@ -276,9 +278,9 @@ impl Worker {
         let asked: Vec<(String, String)> = led.values().cloned().collect();
         let rights = self.rights(scope, groups, asked.clone(), self.shared.settings.index_time * 10).await?;
         let shown = asked.into_iter().zip(rights).filter(|(_, may)| *may);
-        let shown: HashSet<String> = shown.map(|((own, _), _)| own).collect();
+        let shown: HashSet<(String, String)> = shown.map(|(file, _)| file).collect();
         for (_, paths) in &mut files {
-            paths.retain(|path| led.get(path).is_none_or(|(own, _)| shown.contains(own)));
+            paths.retain(|path| led.get(path).is_none_or(|file| shown.contains(file)));
         }
         files.retain(|(_, paths)| !paths.is_empty());
         Ok((files, shown))

@@ -12,7 +12,7 @@ import pytest
 
 from support.builders import EXPLICIT_LE, JPEG, Fragments, dicom, element, image
 from voxtier.errors import FormatError, SourceError
-from voxtier.frames import FrameCache, FrameReader, read_frames, read_table
+from voxtier.frames import FrameCache, FrameReader, RangedSource, read_frames, read_table
 
 FRAMES, EACH = 700, 300
 Read = Callable[[Path, Sequence[int]], list[bytes]]
@@ -105,3 +105,31 @@ def test_another_header_amid_many_frames_lets_none_of_them_out() -> None:
     with pytest.raises(SourceError):
         read_frames(bytes(damaged), table, wanted)
     assert read_frames(bytes(damaged), table, wanted[:600]) == frames[:600]
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_more_of_a_remote_object_than_is_kept_takes_no_byte_three_times(align: bool) -> None:
+    """It asked for one block again and again, which was given up as soon as it came."""
+    count, each = 130, 1 << 20
+    pixels = b"".join(index.to_bytes(1, "big") * each for index in range(count))
+    attributes = image(rows=1024, columns=1024, bits=8, frames=count)
+    content = dicom([*attributes, element("PixelData", pixels, "OB")], EXPLICIT_LE).content
+    moved = 0
+
+    def read(offset: int, length: int) -> bytes:
+        nonlocal moved
+        moved += length
+        assert moved < 3 * len(content), "it goes on for ever"
+        return content[offset : offset + length]
+
+    cache = FrameCache(1 << 24)
+    cache.put_table("a", read_table(content, verify="all"))
+    order = [*range(count - 10, count), *range(count)]
+    found = cache.read("a", RangedSource(read, len(content)), order, align=align)
+    assert [frame[:1] + frame[-1:] for frame in found] == [bytes([index, index]) for index in order]
+    moved = 0
+    found = read_frames(
+        RangedSource(read, len(content)), read_table(content, verify="all"), range(count), align=align
+    )
+    assert [frame[0] for frame in found] == list(range(count))
+    assert all(len(frame) == each for frame in found)

@@ -186,6 +186,55 @@ def test_a_study_of_links_to_what_is_hidden_is_not_there(
     assert refused.status == 404
 
 
+def test_a_folder_that_is_moved_behind_a_link_is_hidden_while_its_files_are_open(
+    client: Client, store: FrameStore, dsn: str, tmp_path: Path
+) -> None:
+    """A move changes nothing of the files below."""
+    moved = tmp_path / "open" / "sub"
+    moved.mkdir()
+    index(store, [write(moved, "c", "1.20")], SOURCE)
+    with LakebaseUtils(dsn=dsn, uc_table_name=SOURCE) as lakebase:
+        lakebase.upsert_access_rule(SOURCE, "staff", path_prefix=str(tmp_path / "secret"))
+    frame = f"{instance_path(STUDY, SERIES, '1.20')}/frames/1"
+    assert [ask(client, frame, groups, STAR).status for groups in (STAFF, OTHERS)] == [200, 200]
+    moved.rename(tmp_path / "secret" / "sub")
+    moved.symlink_to(tmp_path / "secret" / "sub")
+    assert [ask(client, frame, groups, STAR).status for groups in (STAFF, OTHERS)] == [200, 404]
+
+
+def test_a_right_to_one_instance_is_none_to_another_that_the_file_holds_now(
+    client: Client, store: FrameStore, tmp_path: Path
+) -> None:
+    """Two links to one file, which was replaced between two runs: their rows name two instances."""
+    (tmp_path / "files").mkdir()
+    file = write(tmp_path / "files", "x", "1.30")
+    for name, held in (("1", "1.30"), ("2", SECRET)):
+        write(tmp_path / "files", "new", held)
+        (tmp_path / "files" / "new.dcm").replace(file)
+        led = tmp_path / "open" / f"link-{name}.dcm"
+        led.symlink_to(file)
+        index(store, [led], SOURCE)
+    (tmp_path / "secret" / "a.dcm").unlink()
+    series = f"/dicomweb/studies/{STUDY}/series/{SERIES}"
+    assert ask(client, instance_path(STUDY, SERIES, SECRET), OTHERS).status == 404
+    held = json.loads(ask(client, f"{series}/metadata", OTHERS).body)
+    assert {each["00080018"]["Value"][0] for each in held} == {OPEN}
+
+
+def test_a_file_whose_name_no_rule_can_tell_is_shown_to_nobody(
+    client: Client, store: FrameStore, tmp_path: Path
+) -> None:
+    (tmp_path / "strange").mkdir()
+    file = write(tmp_path / "strange", "c", "1.20")
+    led = tmp_path / "open" / "link.dcm"
+    led.symlink_to(file.rename(os.fsdecode(os.fsencode(file.parent) + b"/\xff.dcm")))
+    index(store, [led], SOURCE)
+    path = instance_path(STUDY, SERIES, "1.20")
+    for groups in (STAFF, OTHERS):
+        assert ask(client, f"{path}/frames/1", groups, STAR).status == 404
+        assert ask(client, path, groups).status == 404
+
+
 def test_a_file_that_cannot_be_opened_now_is_told_to_those_who_see_it(client: Client, tmp_path: Path) -> None:
     file = tmp_path / "secret" / "a.dcm"
     file.unlink()

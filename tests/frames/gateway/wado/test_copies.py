@@ -15,6 +15,7 @@ from frames.gateway.conftest import Connect
 from frames.gateway.serving import index
 from frames.gateway.wado.test_frames import SERIES, STUDY, described, payload, write
 from support.builders import dicom, element, pattern
+from voxtier.errors import BackendError
 from voxtier.frames import FrameReader
 from voxtier.frames.store.row import FoundFile
 from voxtier.frames.store.store import FrameStore
@@ -274,3 +275,23 @@ def test_a_file_that_was_replaced_is_sent_as_it_is(
         (tmp_path / "new").write_bytes(file.read_bytes()[:-1] + end)
         (tmp_path / "new").rename(file)
         assert client.get(path, WHOLE_FILE).body == file.read_bytes()
+
+
+def test_a_copy_that_is_cut_off_is_sent_while_the_index_is_away(
+    connect: Connect, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It might know a better one; until it says so this one is the best that is known."""
+    cut = write(tmp_path, "a", "1.9")
+    cut.write_bytes(cut.read_bytes()[:-20])
+    index(store, [cut])
+    client, path = connect(), f"{STUDY_PATH}/series/{SERIES}/instances/1.9"
+    assert client.get(path, WHOLE_FILE).status == 200
+
+    def away(uid: str, source: str) -> list[FoundFile]:
+        raise BackendError("the database does not answer")
+
+    monkeypatch.setattr(store, "copies_of", away)
+    ends = time.monotonic() + 2.5  # twice as long as it is not asked again
+    while time.monotonic() < ends:
+        assert client.get(path, WHOLE_FILE).status == 200
+        time.sleep(0.1)

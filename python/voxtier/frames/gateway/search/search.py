@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice, takewhile
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -218,8 +219,9 @@ class _HeaderSearch:
         self._asked = store if groups is None else GroupStore(store, groups)
         self._deadline = monotonic() + _LONGEST
         self._number = next(searches.headers.numbers)
-        # Of files behind links, by their own names and instances.
+        # Whether the groups see a file, by path and instance; and where folders lie.
         self._seen: dict[tuple[str, str], bool] = {}
+        self._folders: dict[str, str] = {}
         self._rescued: dict[tuple[File, Row, frozenset[str]], Header] = {}
         # Headers that the search needs, as far as it knows, and those that it is through with.
         self._needed = self._done = 0
@@ -286,6 +288,10 @@ class _HeaderSearch:
         """Yield the rows of a level, what is counted of each, and the files whose headers it needs."""
         statement = from_headers(self._source, query, self._searches.roots, for_groups=self._for_groups)
         rows = self._asked.query(*statement)
+        if isinstance(self._asked, GroupStore):
+            self._ask_behind_links(
+                [pair for *_, paths, _, _, uids in rows for pair in zip(paths, uids, strict=True)]
+            )
         self._needed += sum(len(row[-1]) for row in rows) if needs_headers else 0
         for study, series, instance, of_study, instances, transfer_syntax, *of_files in rows:
             files = [
@@ -348,17 +354,37 @@ class _HeaderSearch:
         is_wanted = (INDEXED_TAGS | further).__contains__
         return {tag: each for tag, each in kept.items() if each and ("all" in further or is_wanted(tag))}
 
-    def _may_see(self, file: File) -> bool:
-        """Return whether the groups see a file under its own name too, where a link leads to it.
+    def _ask_behind_links(self, files: list[tuple[str, str]]) -> None:
+        """Ask which files behind links the groups see under their own names too: the index knows no links."""
+        assert isinstance(self._asked, GroupStore)
+        led = {}
+        for path, instance in files:
+            if (path, instance) not in self._seen:
+                self._check_time()
+                name = self._own_name(path)
+                self._seen[path, instance] = name == path
+                if name != path:
+                    led[path, instance] = name, instance
+        if led:
+            rights = self._asked.may_read_each(self._source, list(led.values()))
+            self._seen |= zip(led, rights, strict=True)
 
-        The index knows no links.
-        """
-        if not isinstance(self._asked, GroupStore) or is_address(file.path):
+    def _own_name(self, path: str) -> str:
+        """Return the name of a file, its links resolved; each folder is looked at once a search."""
+        if is_address(path):
+            return path
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        own = Path(self._folders[folder], name)
+        return os.path.realpath(own) if own.is_symlink() else str(own)
+
+    def _may_see(self, file: File) -> bool:
+        if not isinstance(self._asked, GroupStore):
             return True
-        name = os.path.realpath(file.path)
-        if name != file.path and (name, file.instance) not in self._seen:
-            self._seen[name, file.instance] = self._asked.may_read(self._source, name, file.instance)
-        return self._seen.get((name, file.instance), True)
+        if (file.path, file.instance) not in self._seen:
+            self._ask_behind_links([(file.path, file.instance)])
+        return self._seen[file.path, file.instance]
 
     def _check_time(self) -> None:
         if monotonic() <= self._deadline:

@@ -17,8 +17,8 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::base::fork_lock::Guard;
 use crate::base::source::{FileSource, is_resident};
 use crate::frames::memory::cache::{
-    FrameCache, class_of, fill_frames, fill_resident_frames, look_up, read_frames, read_resident_frames,
-    request,
+    FrameCache, class_of, fill_frames, fill_resident_frames, look_up, may_be_resident, read_frames,
+    read_resident_frames, request,
 };
 use crate::frames::memory::cached;
 use crate::frames::memory::lru::{Access, Class, Lru, Put, PutOutcome};
@@ -186,7 +186,8 @@ impl PyFrameCache {
             Some(Ok(selected)) => {
                 let table = &selected.table;
                 let all: Vec<usize> = (0..table.frames()).collect();
-                if let Some(mut bytes) = (!align).then(|| Unfilled::new(py, table, &all)).flatten() {
+                let unfilled = if align { None } else { Unfilled::new(py, table, &all)? };
+                if let Some(mut bytes) = unfilled {
                     let places = bytes.places();
                     with_source(source, |source| fill_frames(source, table, &all, places))?;
                     return Ok(Some(bytes.filled()));
@@ -228,7 +229,10 @@ impl PyFrameCache {
         }
         let (source, table) = (FileSource::new(fd)?, &selected.table);
         let all: Vec<usize> = (0..table.frames()).collect();
-        let read = match (!align).then(|| Unfilled::new(py, table, &all)).flatten() {
+        if !may_be_resident(table) {
+            return Ok(None);
+        }
+        let read = match if align { None } else { Unfilled::new(py, table, &all)? } {
             Some(mut bytes) => {
                 fill_resident_frames(&source, table, &all, bytes.places())?.map(|()| bytes.filled())
             }

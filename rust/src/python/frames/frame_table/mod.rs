@@ -15,7 +15,8 @@ use pyo3::types::{PyBytes, PyTuple, PyType};
 use crate::base::error::Result;
 use crate::base::source::Fingerprint;
 use crate::base::window::Buffer;
-use crate::dicom::read::FrameBytes;
+use crate::dicom::read::fill::read_frame_into;
+use crate::dicom::read::{FrameBytes, prefetch, read_aligned, together};
 use crate::dicom::{self, PARSER_VERSION};
 use crate::frames::notes::Note;
 use crate::frames::table::{FrameTable, Items, Layout, Method, Verify};
@@ -300,32 +301,33 @@ fn read_several<'py>(
     align: bool,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let py = source.py();
-    let mut unfilled = if align { None } else { Unfilled::new(py, table, frames) };
-    let places = unfilled.as_mut().map(Unfilled::places);
+    let mut unfilled = if align { None } else { Unfilled::new(py, table, frames)? };
+    let mut places = unfilled.as_mut().map(|bytes| bytes.places().into_iter());
     let others: Vec<Option<FrameBytes>> = with_source(source, |source| {
-        if source.remote().is_some() && frames.len() > 1 {
-            table.check_state(source)?;
-            dicom::read::prefetch(source, table, frames.iter().copied())?;
+        let mut others = Vec::with_capacity(frames.len());
+        let length =
+            |&frame: &usize| table.ranges(frame).map(|(start, end)| end.saturating_sub(start)).sum::<u64>();
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let (group, behind) = rest.split_at(together(rest.iter().map(length)));
+            if source.remote().is_some() && group.len() > 1 {
+                table.check_state(source)?;
+                prefetch(source, table, group.iter().copied())?;
+            }
+            for &frame in group {
+                others.push(match places.as_mut().map(Iterator::next) {
+                    Some(Some(place)) => read_frame_into(source, table, frame, place)?,
+                    _ => Some(read_aligned(source, table, frame, align)?),
+                });
+            }
+            rest = behind;
         }
-        match places {
-            Some(places) => frames
-                .iter()
-                .zip(places)
-                .map(|(&frame, place)| dicom::read::fill::read_frame_into(source, table, frame, place))
-                .collect(),
-            None => frames
-                .iter()
-                .map(|&frame| dicom::read::read_aligned(source, table, frame, align).map(Some))
-                .collect(),
-        }
+        Ok(others)
     })?;
     let mut filled = unfilled.map(Unfilled::filled).unwrap_or_default().into_iter();
     let bytes = others.into_iter().map(|other| {
         let filled = filled.next();
-        match other {
-            Some(bytes) => Some(PyBytes::new(py, &bytes)),
-            None => filled,
-        }
+        other.map_or(filled, |bytes| Some(PyBytes::new(py, &bytes)))
     });
     Ok(bytes.flatten().collect())
 }
