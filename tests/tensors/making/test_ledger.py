@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, item_key
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
-from voxtier.tensors.making.download import RawState, part_paths
+from voxtier.tensors.making.download import RawState, is_ours, part_paths
 from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Manifests
@@ -322,6 +323,37 @@ def test_a_file_of_the_user_in_the_place_of_a_failed_download_stays(
     assert mine.exists()
 
 
+@pytest.mark.parametrize("is_killed", [False, True], ids=["refused", "killed before its time was recorded"])
+def test_a_file_of_the_user_of_the_size_of_an_earlier_download_stays(
+    is_killed: bool, server: HubServer, tmp_path: Path
+) -> None:
+    """Though the repository moves to another commit, and where its file makes a tensor."""
+    project = Project(tmp_path / "p", names_of(1), server)
+    (name,) = project.names
+    content = nifti_bytes(5)
+    raw = project.raw(name)
+    if is_killed:
+        sha256 = hashlib.sha256(content).hexdigest()
+        source = {"repo": "some/CT-RATE", "commit": "1" * 40, "sha256": sha256}
+        ledger = Ledger(project.config, project.folder)
+        ledger.begin_download(ledger.task(name), len(content), source)
+        raw.parent.mkdir(parents=True)
+        raw.write_bytes(content)
+        assert is_ours(Manifest(project.folder).read()[item_key(name)], raw)
+    else:
+        server.files[hub_path(name)] = content[:-1] + bytes([content[-1] ^ 1])  # the length that gzip notes
+        assert list(project.run().failed) == [name]
+        os.utime(raw, (1, 1))
+    mine = bytearray(content)
+    mine[4] ^= 1  # gzip's time
+    raw.write_bytes(mine)
+    server.commit = "2" * 40
+    server.files[hub_path(name)] = nifti_bytes(6)
+    result = project.run()
+    assert (result.made, result.raw_files_removed) == (1, 0)
+    assert raw.read_bytes() == mine
+
+
 @pytest.mark.parametrize("is_same", [False, True], ids=["another", "the same"])
 def test_a_file_that_the_user_lays_during_its_download_is_used_and_stays(
     is_same: bool, server: HubServer, tmp_path: Path
@@ -334,7 +366,7 @@ def test_a_file_that_the_user_lays_during_its_download_is_used_and_stays(
     generator = project.generator()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(generator.run, generator.plan())
-        while not part_paths(project.raw(name))[1].exists():
+        while not (part_paths(project.raw(name))[1].exists() or running.done()):
             time.sleep(0.01)
         project.raw(name).write_bytes(mine)
         server.release.set()

@@ -93,9 +93,17 @@ def is_ours(entry: Entry, path: Path) -> bool:
     if not raw.get("ours"):
         return False
     part, found = (RawState.of(each) for each in (part_paths(path)[0], path))
-    if part is not None and part != found:  # else it has both names: its run was killed between them
+    if found is None:
+        return part is None
+    if found.size != raw.get("size", found.size):
         return False
-    return found is None or bool(found.size == raw.get("size", found.size))
+    if part is not None:  # the file has both names: its run was killed between them
+        return part == found
+    if raw.get("mtime_ns") is not None:
+        return bool(found.mtime_ns == raw["mtime_ns"])
+    # Its run was killed before it could record the time, or was of an earlier version.
+    sha256 = (raw.get("source") or {}).get("sha256")
+    return sha256 is None or holds(path, RemoteFile("", found.size, sha256, None))
 
 
 class _Digest(Protocol):

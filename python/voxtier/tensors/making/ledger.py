@@ -242,6 +242,11 @@ class Ledger:
     def end_download(self, task: Task, outcome: Fetched) -> None:
         """Record what a download found in the place of its file: what it did not put there is not ours."""
         if outcome == "fetched":
+            found = RawState.of(task.raw)
+            if (
+                found is not None
+            ):  # by the time it is told from a file of the same size that the user lays there
+                self._record_raw(task, {**self._entries[task.key]["raw"], **found.as_source()})
             return
         self._record_raw(task, None)
         _, source = self._downloads.pop(task.key)
