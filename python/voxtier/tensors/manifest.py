@@ -16,11 +16,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from voxtier.system.durable import write_text
 from voxtier.system.machine import is_running, numbering
 from voxtier.tensors.claims import Claim
+
+if TYPE_CHECKING:
+    from voxtier._core import TensorReport
 
 log = logging.getLogger("voxtier.tensors.manifest")
 
@@ -176,6 +179,30 @@ class Manifest:
 
     def _finished_segments(self) -> list[Path]:
         return [segment for segment in self._segments() if not _is_in_use(segment)]
+
+
+def describes(entry: Entry, report: TensorReport) -> bool | None:
+    """Return whether an entry is of the tensor file that a report is of; None where it does not say.
+
+    Parameters
+    ----------
+    entry : dict
+        Of a key.
+    report : TensorReport
+        On a file that could be read, of that name.
+
+    Returns
+    -------
+    bool or None
+        By the CRCs of the records, else by size and time.
+    """
+    if entry.get("records") is not None:
+        return bool(entry["records"] == {name: crc for name, _, crc in report.records})
+    recorded = (entry.get("size"), entry.get("mtime_ns"))
+    if recorded == (None, None):
+        return None
+    found = (report.size, report.mtime_ns)
+    return all(each in (None, now) for each, now in zip(recorded, found, strict=True))
 
 
 def _parse(content: bytes) -> Iterator[Entry]:

@@ -22,6 +22,7 @@ from voxtier.system import machine
 from voxtier.tensors import Manifest, claims, item_key
 from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.identity.keys import hub_path
+from voxtier.tensors.keeping.adopt import adopt
 from voxtier.tensors.making.download import RawState, is_ours, part_paths
 from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.worker_pool import Task
@@ -30,7 +31,8 @@ from voxtier.tensors.manifest import Manifests
 
 def facts(task: Task, state: str = "ok") -> dict[str, Any]:
     """Return what a worker says that has made a tensor of the raw file as it is now."""
-    said = {"state": state, "size": 5, "seconds": 0.1, "outcome": Outcome("stock"), "made_by": {}}
+    size = task.final.stat().st_size if task.final.exists() else 5
+    said = {"state": state, "size": size, "seconds": 0.1, "outcome": Outcome("stock"), "made_by": {}}
     return {**said, "raw": RawState.of(task.raw)}
 
 
@@ -200,6 +202,34 @@ def test_a_corrected_raw_file_stays_beside_the_tensor_of_the_earlier_one(tmp_pat
     project.final(project.names[1]).unlink()
     assert project.run(clean_raw=True).raw_files_removed == 1
     assert not corrected.exists()
+
+
+@pytest.mark.parametrize("is_adopted", [False, True])
+def test_a_corrected_raw_file_stays_beside_an_earlier_tensor_that_was_laid_back(
+    is_adopted: bool, tmp_path: Path
+) -> None:
+    """The row is of the tensor that was made of the correction; a backup has replaced that one since."""
+    project = Project(tmp_path / "p", names_of(2))
+    project.put_raw_files()
+    assert project.run().made == 2
+    first, second = map(project.final, project.names)
+    backup = shutil.copy2(first, tmp_path / "backup.pt")
+    raw = put_raw(project.base, project.names[0], 99)
+    first.unlink()
+    assert project.run().made == 1
+    corrected = shutil.copy2(first, tmp_path / "corrected.pt")
+    shutil.copy2(backup, first)
+    shutil.copy(second, second.with_suffix(".new"))
+    second.with_suffix(".new").replace(second)  # the same tensor, of another time
+    if is_adopted:
+        sources = {item_key(name): project.raw(name) for name in project.names}
+        assert {state.state for state in adopt(project.folder, sources=sources)} == {"ok"}
+    assert project.run(clean_raw=True).raw_files_removed == 1
+    assert (raw.exists(), project.raw(project.names[1]).exists()) == (True, False)
+    assert "1 raw file stays" in project.log()
+    assert Manifests().has_source(first)
+    shutil.copy2(corrected, first)
+    assert project.run(clean_raw=True).raw_files_removed == (not is_adopted)
 
 
 def test_a_corrected_raw_file_stays_when_one_of_its_two_tensors_is_made_of_it(

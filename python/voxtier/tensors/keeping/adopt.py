@@ -11,7 +11,7 @@ from typing import Any
 from voxtier import _core
 from voxtier.tensors.identity.fingerprint import differences
 from voxtier.tensors.keeping.verify import FileState, default_threads, image_tensors, list_cache, verify
-from voxtier.tensors.manifest import HUB_FIELDS, Entry, Manifest, Manifests
+from voxtier.tensors.manifest import HUB_FIELDS, Entry, Manifest, Manifests, describes
 from voxtier.tensors.states import DAMAGED, FINE, UNREADABLE
 
 _OF_FILE = ("fingerprint", "engine", "seconds", "created", "records", "digest", "tensors")
@@ -61,8 +61,9 @@ def adopt(
             continue
         path = Path(state.path)
         known = before.entry(path)
+        is_recorded = _is_recorded(known, state)
         row: Entry = {
-            **({} if _is_recorded(known, state) else dict.fromkeys(_OF_FILE)),
+            **({} if is_recorded else dict.fromkeys(_OF_FILE)),
             "key": path.stem,
             "size": state.size,
             "mtime_ns": state.mtime_ns,
@@ -75,11 +76,14 @@ def adopt(
             row["tensors"] = image_tensors(state.report)
         if path.stem in volumes:
             row["volume"] = volumes[path.stem]
-        if path.stem in sources:
-            source = known.get("source") or {}
-            if source.get("path") != str(sources[path.stem]):
-                from_hub = {name: source[name] for name in HUB_FIELDS if source.get(name) is not None}
-                row["source"] = {**from_hub, "path": str(sources[path.stem])}
+        source = known.get("source") or {}
+        raw = str(sources[path.stem]) if path.stem in sources else source.get("path")
+        if raw is not None and (raw != source.get("path") or not is_recorded):
+            from_hub = {name: source[name] for name in HUB_FIELDS if source.get(name) is not None}
+            row["source"] = {
+                **from_hub,
+                "path": raw,
+            }  # not the raw file's size and time: of it nothing is known
         if fingerprint is not None:
             row["fingerprint"] = fingerprint
         batches.setdefault(path.parent, []).append(row)
@@ -95,12 +99,7 @@ def _is_recorded(entry: Entry, state: FileState) -> bool:
     """Whether a file is the one that an entry describes, as far as a look at the file can tell."""
     if state.report is None or state.state in DAMAGED | UNREADABLE:
         return True
-    if entry.get("records") is not None:
-        return bool(entry["records"] == {name: crc for name, _, crc in state.report.records})
-    found = (state.size, state.mtime_ns)
-    return all(
-        each in (None, now) for each, now in zip(map(entry.get, ("size", "mtime_ns")), found, strict=True)
-    )
+    return describes(entry, state.report) is not False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
 from voxtier.tensors.making.download import RawState, is_current, is_ours, part_paths
 from voxtier.tensors.making.worker_pool import Task
-from voxtier.tensors.manifest import Entry, Manifest
+from voxtier.tensors.manifest import Entry, Manifest, describes
 from voxtier.tensors.states import INTACT
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ class Ledger:
         row = {"key": task.key, "volume": task.volume, "fingerprint": fingerprint}
         written = {name: value for name, value in facts.items() if name not in ("outcome", "made_by", "raw")}
         source = self._source(task, facts["raw"])
-        self._entries.setdefault(task.key, {})["source"] = source
+        self._entries.setdefault(task.key, {}).update(written, source=source)
         self._manifest.note([{**row, "source": source, "created": time.time(), **written}])
         self.result.count_engine(task.volume, facts["outcome"])
         log.info("%s: made %s in %s s", task.volume, task.final.name, facts["seconds"])
@@ -364,24 +364,27 @@ class Ledger:
             if not task.raw.is_file():
                 if ours:
                     self._record_raw(task, None)
-            elif ours or self._is_made_of_raw(task):
+            elif ours or self._names_raw(task):
                 report = _core.verify_tensor_file(task.final)
-                self._remove_raw(task, report.state, report.detail)
+                if ours or report.state not in INTACT or describes(self._entries[task.key], report):
+                    self._remove_raw(task, report.state, report.detail)
+                else:  # another tensor was laid there, such as one of a backup
+                    kept.append(task.raw)
             else:
                 kept.append(task.raw)
         if kept:
-            files = format_count(len(kept), "raw file")
+            stay = "stays" if len(kept) == 1 else "stay"
             log.warning(
-                "%s stay: changed since the tensor was made, or nothing is recorded of that (first: %s)",
-                *(files, kept[0]),
+                "%s %s: by the manifest the tensor that lies there was not made of it (first: %s)",
+                *(format_count(len(kept), "raw file"), stay, kept[0]),
             )
 
     def _ours(self, task: Task) -> list[Task]:
         """Return the tasks for which a run downloaded the raw file of this one."""
         return [each for each in self._sharing(task) if is_ours(self._entries.get(each.key, {}), task.raw)]
 
-    def _is_made_of_raw(self, task: Task) -> bool:
-        """Whether a tensor was made of the raw file that lies there now, by the manifest."""
+    def _names_raw(self, task: Task) -> bool:
+        """Whether the manifest's row of a tensor names the raw file that lies there now as its source."""
         found = RawState.of(task.raw)
         source = self._entries.get(task.key, {}).get("source") or {}
         return found is not None and found.as_source().items() <= source.items()
@@ -398,8 +401,9 @@ class Ledger:
         for other in self._sharing(task):
             if other.key == task.key:
                 continue
-            is_intact = _core.verify_tensor_file(other.final).state in INTACT
-            if not is_intact or not (ours or self._is_made_of_raw(other)):
+            report = _core.verify_tensor_file(other.final)
+            is_made_of_raw = self._names_raw(other) and describes(self._entries[other.key], report)
+            if report.state not in INTACT or not (ours or is_made_of_raw):
                 log.info("%s: the raw file stays for %s, listed too", task.volume, other.volume)
                 return
         try:
