@@ -135,12 +135,25 @@ def write_project(base: Path, train: list[str], valid: list[str] = [], config: s
 
 def nifti_bytes(seed: int, shape: tuple[int, ...] = (24, 20, 12)) -> bytes:
     """A gzipped NIfTI volume with an oblique-free affine and values of a CT."""
+    import numpy as np
+
+    values = np.random.default_rng(seed).integers(-1200, 1200, shape).astype(np.int16)
+    return _as_nifti(values)
+
+
+def constant_volume() -> bytes:
+    """A gzipped NIfTI volume that a run refuses: all of its voxels are equal."""
+    import numpy as np
+
+    return _as_nifti(np.zeros((24, 20, 12), np.int16))
+
+
+def _as_nifti(values: Any) -> bytes:
     import gzip
 
     import nibabel
     import numpy as np
 
-    values = np.random.default_rng(seed).integers(-1200, 1200, shape).astype(np.int16)
     image = nibabel.Nifti1Image(values, np.diag([-1.4, -1.4, 2.8, 1.0]))
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 

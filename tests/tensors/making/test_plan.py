@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
 
-from tensors.cases import CONFIG, names_of, nifti_bytes, put_raw, rows, run_cli
+from tensors.cases import CONFIG, constant_volume, names_of, nifti_bytes, put_raw, rows, run_cli
 from tensors.making.hub_server import HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
@@ -19,11 +16,6 @@ from voxtier.tensors.identity.keys import hub_path, item_key
 from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.plan import make_plan, shard
 from voxtier.tensors.manifest import Manifest
-
-
-def constant_volume() -> bytes:
-    image = nibabel.Nifti1Image(np.zeros((24, 20, 12), "i2"), np.diag([-1.4, -1.4, 2.8, 1]))
-    return gzip.compress(image.to_bytes(), 1, mtime=0)
 
 
 def test_the_run_does_what_the_plan_says(server: HubServer, tmp_path: Path) -> None:

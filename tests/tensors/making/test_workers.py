@@ -7,15 +7,17 @@ import subprocess
 from collections import Counter
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tensors.cases import names_of, put_raw
+from tensors.cases import constant_volume, names_of, nifti_bytes, put_raw
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
 from voxtier.errors import ConfigError
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making import resources, worker
+from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.policies import ChangePolicy, DeathPolicy
 from voxtier.tensors.making.resources import affordable_workers
 from voxtier.tensors.making.worker_pool import Task, WorkerPool
@@ -95,6 +97,62 @@ def test_a_raw_file_that_another_run_removes_from_the_queue_is_fetched_again(
     assert (len(removed), result.made, result.failed, result.exit_code()) == (1, 3, {}, 0)
     assert not project.raw(project.names[1]).exists()
     assert Manifests().has_source(project.final(project.names[1]))
+
+
+def test_a_raw_file_that_is_fetched_again_keeps_the_bound_on_downloads(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sizes are known only after the plan, which had them on disk."""
+    project = Project(tmp_path / "p", names_of(3), server)
+    project.put_raw_files()
+    submit, removed = WorkerPool.submit, []
+    begin, at_once = Ledger.begin_download, []
+
+    def remove_and_submit(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        if task.volume not in removed:
+            removed.append(task.volume)
+            task.raw.unlink()
+        submit(pool, task, mode)
+
+    def count_and_begin(ledger: Ledger, *arguments: Any) -> None:
+        begin(ledger, *arguments)
+        at_once.append(len(ledger._downloads))
+
+    monkeypatch.setattr(WorkerPool, "submit", remove_and_submit)
+    monkeypatch.setattr(Ledger, "begin_download", count_and_begin)
+    server.seconds_per_chunk = 0.2
+    result = project.run(max_raw_bytes=len(nifti_bytes(0)) * 3 // 2)
+    assert (len(removed), result.made, result.failed) == (3, 3, {})
+    assert at_once == [1, 1, 1]
+
+
+@pytest.mark.parametrize("was_downloaded", [True, False])
+def test_raw_files_that_are_gone_after_the_plan_are_fetched_only_if_a_run_had_fetched_them(
+    was_downloaded: bool, server: HubServer, tmp_path: Path
+) -> None:
+    """The disk of the images is not mounted any more: the plan announced no download."""
+    project = Project(tmp_path / "p", names_of(2), server)
+    if was_downloaded:  # and refused, so that they stayed
+        server.files |= dict.fromkeys(map(hub_path, project.names), constant_volume())
+        assert len(project.run().failed) == 2
+    else:
+        project.put_raw_files()
+    before = server.sent.copy()
+    generator = project.generator()
+    plan = generator.plan()
+    assert (plan.local_raw_files, plan.to_download) == (2, 0)
+    images = project.config.img_dir
+    images.rename(images.with_name("unmounted"))
+    images.mkdir()
+    result = generator.run(plan)
+    assert (result.made, len(result.failed)) == (0, 2)
+    if was_downloaded:
+        assert (server.sent - before).keys() == set(map(hub_path, project.names))
+    else:
+        assert not server.sent
+        for name in project.names:
+            where = f"{project.raw(name)}: not on disk any more"
+            assert result.failed[name] == f"{where}, as it was when the run was planned"
 
 
 def test_a_raw_file_that_is_removed_for_good_is_named(

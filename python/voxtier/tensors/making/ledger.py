@@ -383,6 +383,10 @@ class Ledger:
         """Return the tasks for which a run downloaded the raw file of this one."""
         return [each for each in self._sharing(task) if is_ours(self._entries.get(each.key, {}), task.raw)]
 
+    def is_download(self, task: Task) -> bool:
+        """Whether a run downloaded the raw file of a volume, also where that is gone already."""
+        return bool(self._ours(task))
+
     def _names_raw(self, task: Task) -> bool:
         """Whether the manifest's row of a tensor names the raw file that lies there now as its source."""
         found = RawState.of(task.raw)

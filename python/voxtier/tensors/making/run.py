@@ -198,6 +198,8 @@ class _Loop:
         self._hub_policy = HubPolicy(config.img_dir, down=plan.hub_down)
         self._deaths = DeathPolicy()
         self._changes = ChangePolicy()
+        self._vanished: set[str] = set()
+        """Keys of the volumes that begin again: their raw files were removed or replaced in the queue."""
         self._output = output_size(config)
         self._oblique = False
         """Whether the core has made an oblique volume, so that it makes the others too."""
@@ -273,12 +275,6 @@ class _Loop:
             return
         hub = self._hub
         try:
-            if remote is None and hub is not None and not (task.raw.is_file() or self._hub_policy.down):
-                remote = self._look_up(hub, task)
-        except VoxtierError as error:
-            self._fail_download(task, error)
-            return
-        try:
             if remote is not None and hub is not None:
                 self._ledger.drop_outdated(task, remote, hub.source(remote))
         except OSError as error:
@@ -288,21 +284,31 @@ class _Loop:
             self._ready.append(task)
         elif hub is None:
             self._ledger.fail(task, "not on disk, and no repository to download it from")
+        elif remote is None and not (task.key in self._vanished or self._ledger.is_download(task)):
+            # A disk that is not mounted any more is no reason to download all that was on it.
+            self._ledger.fail(task, f"{task.raw}: not on disk any more, as it was when the run was planned")
         elif self._hub_policy.down:
             self._ledger.fail(task, "the hub is down")
         elif remote is None:
-            self._ledger.fail(task, "not on disk any more, and not in the repository")
+            self._look_up(hub, task)
         else:
             self._ledger.begin_download(task, remote.size, hub.source(remote))
             self._downloads.start(task, partial(hub.fetch, remote, task.raw))
 
-    def _look_up(self, hub: Hub, task: Task) -> RemoteFile | None:
-        """Ask for a volume whose raw file was on disk when the run was planned."""
+    def _look_up(self, hub: Hub, task: Task) -> None:
+        """Ask for a volume that the plan had on disk; it begins again, as its size decides when it may."""
         path = hub_path(task.volume)
-        found = hub.look_up([path]).get(path)
-        if found is not None:
-            self._remote[task.volume] = found
-        return found
+        try:
+            found = hub.look_up([path]).get(path)
+        except VoxtierError as error:
+            self._fail_download(task, error)
+            return
+        if found is None:
+            self._ledger.fail(task, "not on disk any more, and not in the repository")
+            return
+        self._remote[task.volume] = found
+        self._ledger.release(task)
+        self._waiting.appendleft(task.volume)
 
     def _collect_downloads(self) -> None:
         for task, outcome in self._downloads.collect():
@@ -358,6 +364,7 @@ class _Loop:
             self._ledger.made(task, event.facts)
         elif event.kind == "changed" and self._changes.try_again(task.key):
             log.info("%s: its raw file has changed; it begins again", task.volume)
+            self._vanished.add(task.key)
             self._ledger.release(task)
             self._waiting.append(task.volume)
         elif event.kind in ("failed", "changed"):
