@@ -133,6 +133,11 @@ def holds(path: Path, remote: RemoteFile) -> bool:
     return digest.hexdigest() == (remote.sha256 or remote.git_oid)
 
 
+def is_of_commit(downloaded: Entry, repo: str, commit: str) -> bool:
+    """Whether a file was downloaded from a commit of a repository, by what the manifest says of it."""
+    return (downloaded.get("repo"), downloaded.get("commit")) == (repo, commit)
+
+
 def is_current(downloaded: Entry, path: Path, remote: RemoteFile, source: Entry) -> bool:
     """Return whether what an earlier run downloaded is what a download would bring now.
 
@@ -152,7 +157,7 @@ def is_current(downloaded: Entry, path: Path, remote: RemoteFile, source: Entry)
     bool
         True for the same commit, or the same content.
     """
-    if all(downloaded.get(name) == source[name] for name in ("repo", "commit")):
+    if is_of_commit(downloaded, source["repo"], source["commit"]):
         return True
     if downloaded.get("sha256") is not None and remote.sha256 is not None:
         return bool(downloaded["sha256"] == remote.sha256)

@@ -25,7 +25,7 @@ from voxtier.tensors.identity.keys import (
     read_volume_names,
     spellings,
 )
-from voxtier.tensors.making.download import is_current, is_ours
+from voxtier.tensors.making.download import is_current, is_of_commit, is_ours
 from voxtier.tensors.making.hub import Hub, RemoteFile
 from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 from voxtier.tensors.manifest import Entry, Manifest
@@ -289,19 +289,15 @@ def _ask_hub(
         noted = entries.get(item_key(name), {}).get("unavailable") or {}
         return bool(noted.get("commit") == commit)
 
-    moved = [name for name, source in downloaded.items() if not _is_of(source, hub)]
+    moved = [name for name, source in downloaded.items() if not is_of_commit(source, hub.repo_id, commit)]
     paths = {name: hub_path(name) for name in [*absent, *moved] if not is_missing(name)}
     files = hub.look_up(paths.values())
     return {name: files[path] for name, path in paths.items() if path in files}
 
 
-def _is_of(source: Entry, hub: Hub) -> bool:
-    return (source.get("repo"), source.get("commit")) == (hub.repo_id, hub.commit)
-
-
 def _is_current(hub: Hub, source: Entry, path: Path, found: RemoteFile | None) -> bool:
     if found is None:  # of the hub's commit, or not there any more
-        return _is_of(source, hub)
+        return is_of_commit(source, hub.repo_id, hub.commit)
     return is_current(source, path, found, hub.source(found))
 
 
