@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import subprocess
 from collections import Counter
 from multiprocessing import Pipe
@@ -14,11 +15,13 @@ import pytest
 from tensors.cases import constant_volume, names_of, nifti_bytes, put_raw
 from tensors.making.hub_server import Fault, HubServer
 from tensors.making.project import Project
-from voxtier.errors import ConfigError
+from voxtier.errors import BackendError, ConfigError
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making import resources, worker
+from voxtier.tensors.making.download import RemoteFile
+from voxtier.tensors.making.hub import Hub
 from voxtier.tensors.making.ledger import Ledger
-from voxtier.tensors.making.policies import ChangePolicy, DeathPolicy
+from voxtier.tensors.making.policies import ChangePolicy, DeathPolicy, HubPolicy
 from voxtier.tensors.making.resources import affordable_workers
 from voxtier.tensors.making.worker_pool import Task, WorkerPool
 from voxtier.tensors.manifest import Manifests
@@ -153,6 +156,26 @@ def test_raw_files_that_are_gone_after_the_plan_are_fetched_only_if_a_run_had_fe
         for name in project.names:
             where = f"{project.raw(name)}: not on disk any more"
             assert result.failed[name] == f"{where}, as it was when the run was planned"
+
+
+@pytest.mark.parametrize("outcome", ["same", "other"])
+def test_a_file_that_others_laid_does_not_say_that_the_hub_answers(
+    outcome: str, server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "p", names_of(HubPolicy.FAILURES_IN_A_ROW + 1), server)
+    one_thread = dataclasses.replace(project.config.downloads, max_workers=1)
+    project.config = dataclasses.replace(project.config, downloads=one_thread)
+    laid = project.raw(project.names[3])
+
+    def fetch(_: Hub, remote: RemoteFile, final: Path) -> str:
+        if final != laid:
+            raise BackendError(f"{remote.path}: 503")
+        put_raw(project.base, project.names[3])
+        return outcome
+
+    monkeypatch.setattr(Hub, "fetch", fetch)
+    result = project.run()
+    assert (result.made, result.hub_down, laid.exists()) == (1, True, True)
 
 
 def test_a_raw_file_that_is_removed_for_good_is_named(

@@ -151,7 +151,7 @@ class HubPolicy:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """Count a finished download: the hub answers."""
+        """Count a download that put its file there: the hub answers."""
         self._failures = 0
 
     def judge(self, error: Exception) -> DownloadFailure:

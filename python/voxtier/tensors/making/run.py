@@ -313,7 +313,8 @@ class _Loop:
     def _collect_downloads(self) -> None:
         for task, outcome in self._downloads.collect():
             if not isinstance(outcome, BaseException):
-                self._hub_policy.succeeded()
+                if outcome == "fetched":  # else the hub was not asked
+                    self._hub_policy.succeeded()
                 self._ledger.end_download(task, outcome)
                 if outcome == "other" and not task.raw.is_file():
                     self._ledger.fail(task, f"{task.raw}: a link without a target, or no file")
