@@ -141,8 +141,13 @@ def test_what_an_earlier_run_downloaded_is_used_only_if_the_repository_still_has
     plan = project.generator().plan()
     assert (plan.local_raw_files, plan.to_download, plan.unavailable) == (1, 1, 1)
     assert project.raw(replaced).read_bytes() == refused, "a plan changes nothing"
+    origin = f"downloaded from some/CT-RATE at {'1' * 40}, and the configuration names another"
+    told = f"{project.raw(gone)}: {origin}: remove it, or name that commit"
+    assert f"1 raw file on disk not used, and not in the repository (first: {told})" in plan.warnings
+    assert not any("not on disk" in warning for warning in plan.warnings)
     result = project.run()
     assert (result.made, list(result.failed)) == (1, [gone, same])
+    assert result.failed[gone] == told
     assert server.sent - before == {hub_path(replaced): len(nifti_bytes(5))}
     source = Manifest(project.folder).read()[item_key(replaced)]["source"]
     assert source["commit"] == server.commit
@@ -167,6 +172,7 @@ def test_without_an_answer_of_the_hub_an_earlier_download_is_used_unless_another
         plan = make_plan(config, hub=hub)
         assert (plan.local_raw_files, plan.unavailable) == ((1, 0) if is_used else (0, 1))
         assert plan.hub_down == (hub is not None and not is_used)
+        assert any("names another" in warning for warning in plan.warnings) != is_used
     other = dataclasses.replace(config, downloads=dataclasses.replace(downloads, repo_id="other/CT"))
     assert make_plan(other).local_raw_files == 0
     project.put_raw_files()

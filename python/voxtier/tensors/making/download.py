@@ -164,6 +164,12 @@ def is_current(downloaded: Entry, path: Path, remote: RemoteFile, source: Entry)
     return holds(path, remote)
 
 
+def describe_outdated(raw: Path, origin: str) -> str:
+    """Return why a raw file is not used that an earlier run downloaded, and what to do."""
+    where = f"{raw}: downloaded from {origin}"
+    return f"{where}, and the configuration names another: remove it, or name that commit"
+
+
 class Transfer:
     """One file on its way: the part on disk, its identity, and the checksum of the bytes so far.
 

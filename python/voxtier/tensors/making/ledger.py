@@ -23,7 +23,7 @@ from voxtier.system.text import format_count, format_duration
 from voxtier.tensors.claims import BEAT_SECONDS, Claim
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.keys import item_key, raw_path
-from voxtier.tensors.making.download import RawState, is_current, is_ours, part_paths
+from voxtier.tensors.making.download import RawState, describe_outdated, is_current, is_ours, part_paths
 from voxtier.tensors.making.worker_pool import Task
 from voxtier.tensors.manifest import Entry, Manifest, describes
 from voxtier.tensors.states import INTACT
@@ -273,8 +273,15 @@ class Ledger:
             self._manifest.note([_missing(task, missing_at)])
         self.fail(task, f"download: {reason}")
 
-    def record_unavailable(self, volumes: Iterable[str], why: str, *, missing_at: str | None = None) -> None:
-        """Count volumes as failed that are not on disk and cannot be fetched.
+    def record_unavailable(
+        self,
+        volumes: Iterable[str],
+        why: str,
+        *,
+        outdated: Mapping[str, str] = MappingProxyType({}),
+        missing_at: str | None = None,
+    ) -> None:
+        """Count volumes as failed that are not on disk, or of another commit, and cannot be fetched.
 
         Parameters
         ----------
@@ -282,13 +289,18 @@ class Ledger:
             Their names.
         why : str
             Why they cannot be fetched.
+        outdated : mapping
+            Where the raw files on disk come from that an earlier run downloaded from elsewhere, by volume.
         missing_at : str, optional
             The commit that lacks them: later runs do not ask that commit for them.
         """
         rows = []
         for task in map(self.task, volumes):
             if not task.final.exists():
-                reason = f"not on disk as {task.raw}, and {why}"
+                if task.volume in outdated:
+                    reason = describe_outdated(task.raw, outdated[task.volume])
+                else:
+                    reason = f"not on disk as {task.raw}, and {why}"
                 missing_log.warning("%s: %s", task.volume, reason)
                 self.result.failed[task.volume] = reason
                 rows += [] if missing_at is None else [_missing(task, missing_at)]

@@ -25,7 +25,7 @@ from voxtier.tensors.identity.keys import (
     read_volume_names,
     spellings,
 )
-from voxtier.tensors.making.download import is_current, is_of_commit, is_ours
+from voxtier.tensors.making.download import describe_outdated, is_current, is_of_commit, is_ours
 from voxtier.tensors.making.hub import Hub, RemoteFile
 from voxtier.tensors.making.resources import TYPICAL_VOXELS, affordable_workers, free_disk
 from voxtier.tensors.manifest import Entry, Manifest
@@ -106,6 +106,8 @@ class Plan:
     """The volumes that are neither on disk nor on the hub."""
     unavailable_why: str = ""
     """Why these cannot be fetched."""
+    outdated: dict[str, str] = field(default_factory=dict, repr=False)
+    """Where raw files of unavailable volumes were downloaded from, if elsewhere, by volume name."""
     unreadable_names: dict[str, str] = field(default_factory=dict, repr=False)
     """Their names, with the reasons."""
     engine: str = "stock"
@@ -120,7 +122,7 @@ class Plan:
     def as_json(self) -> str:
         """Return one line of JSON without the lists of volumes."""
         lists = ("names", "all_names", "unavailable_names", "unreadable_names", "remote", "spellings")
-        left_out = (*lists, "unavailable_why")  # the warnings have it
+        left_out = (*lists, "unavailable_why", "outdated")  # the warnings have these
         row = {name: value for name, value in asdict(self).items() if name not in left_out}
         row["local_raws"] = row.pop("local_raw_files")  # the key that scripts of version 0.1 read
         return json.dumps(row)
@@ -202,14 +204,17 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
             is_answered = True
         except BackendError as error:
             why, detail = "the hub does not help", f": {error}"
+    outdated: dict[str, str] = {}
     for name, source in downloaded.items():
         if hub is not None and is_answered:
             found = remote.pop(name, None)
-            if not _is_current(hub, source, local[name], found):
-                del local[name]
-                remote |= {} if found is None else {name: found}
-        elif not _may_be_current(source, config):
+            is_used = _is_current(hub, source, local[name], found)
+            remote |= {} if is_used or found is None else {name: found}
+        else:
+            is_used = _may_be_current(source, config)
+        if not is_used:
             del local[name]
+            outdated[name] = f"{source.get('repo')} at {source.get('commit')}" if source else "elsewhere"
     absent = [name for name in expected.missing if name not in local]
     hub_down = bool(absent and hub is not None and not is_answered)
     todo = [name for name in expected.missing if name in local or name in remote]
@@ -222,8 +227,11 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
     output = output_size(config)
     sizes = sorted((file.size for file in remote.values()), reverse=True)
     unavailable = [name for name in absent if name not in remote]
-    if unavailable:
-        warnings.insert(0, f"{_absent(config, unavailable)}, and {why}{detail}")
+    outdated = {name: outdated[name] for name in unavailable if name in outdated}
+    if outdated:
+        warnings.insert(0, _outdated(config, outdated, f"{why}{detail}"))
+    if not_there := [name for name in unavailable if name not in outdated]:
+        warnings.insert(0, f"{_absent(config, not_there)}, and {why}{detail}")
     return Plan(
         folder=str(folder),
         required=len(names),
@@ -249,6 +257,7 @@ def make_plan(config: Config, options: Options = DEFAULTS, *, hub: Hub | None = 
         all_names=names,
         unavailable_names=unavailable,
         unavailable_why=why if unavailable else "",
+        outdated=outdated,
         unreadable_names=expected.unreadable,
         remote=remote,
         spellings=several,
@@ -261,6 +270,14 @@ def _absent(config: Config, names: list[str]) -> str:
     are = "is" if len(names) == 1 else "are"
     place = f"{names[0]} as {first}, by dir_structure: {config.dir_structure}"
     return f"{format_count(len(names), 'volume')} {are} not on disk (first: {place})"
+
+
+def _outdated(config: Config, downloaded_from: dict[str, str], why: str) -> str:
+    """Return that raw files on disk are not those of the repository, and which the first is."""
+    name, origin = next(iter(downloaded_from.items()))
+    first = raw_path(config.img_dir, name, config.dir_structure)
+    files = format_count(len(downloaded_from), "raw file")
+    return f"{files} on disk not used, and {why} (first: {describe_outdated(first, origin)})"
 
 
 def _downloaded(

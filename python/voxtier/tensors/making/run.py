@@ -144,7 +144,12 @@ class Generator:
             with ledger:
                 if plan.unavailable_names:
                     commit = None if self.hub is None or plan.hub_down else self.hub.commit
-                    ledger.record_unavailable(plan.unavailable_names, plan.unavailable_why, missing_at=commit)
+                    ledger.record_unavailable(
+                        plan.unavailable_names,
+                        plan.unavailable_why,
+                        outdated=plan.outdated,
+                        missing_at=commit,
+                    )
                 ledger.record_unreadable(plan.unreadable_names)
                 ledger.clean_leftovers(plan.all_names)
                 _Loop(self, plan, ledger, disk).run(runlog)
