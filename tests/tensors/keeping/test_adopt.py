@@ -15,7 +15,7 @@ from voxtier._core import verify_tensor_file
 from voxtier.tensors import Manifest, item_key, load_config
 from voxtier.tensors.identity.fingerprint import describe_processing
 from voxtier.tensors.identity.folders import item_folder, remember_folder
-from voxtier.tensors.keeping.adopt import adopt, find_stale, list_tensors
+from voxtier.tensors.keeping.adopt import adopt, find_stale, has_tensors, list_tensors
 from voxtier.tensors.manifest import Manifests
 
 
@@ -46,7 +46,12 @@ def test_explain_tells_of_a_folder_that_it_cannot_read(
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.symlink_to(folder)
     remember_folder(loaded, folder)
-    for command in (lambda: list(find_stale(folder, {})), lambda: list_tensors(folder)):
+    commands = (
+        lambda: list(find_stale(folder, {})),
+        lambda: list_tensors(folder),
+        lambda: has_tensors(folder),
+    )
+    for command in commands:
         with pytest.raises(OSError, match="symbolic links"):
             command()
     done = run_forked("explain", "--config", config)
@@ -54,6 +59,22 @@ def test_explain_tells_of_a_folder_that_it_cannot_read(
     folder.unlink()
     done = run_forked("explain", "--config", config)
     assert (done.returncode, "there is no file" in done.stderr) == (1, True)
+
+
+def test_whether_there_is_a_tensor_is_told_by_the_first_one(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: looks.append(path) or is_file(path))
+    assert not has_tensors(tmp_path / "absent")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    assert not has_tensors(tmp_path / "other")
+    assert not looks
+    fill_cache(tmp_path / "c", healthy, 4)
+    assert has_tensors(tmp_path / "c")
+    assert len(looks) == 1
 
 
 def test_explain_names_what_changed_since_a_file_was_made(healthy: Path, tmp_path: Path) -> None:

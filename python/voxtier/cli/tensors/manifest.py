@@ -83,10 +83,10 @@ def explain_command(config: Path, as_json: bool) -> int:
     file at all; 3 when the cache folder or the manifest cannot be read.
     """
     from voxtier.tensors.identity.fingerprint import describe_processing
-    from voxtier.tensors.keeping.adopt import find_stale, list_tensors
+    from voxtier.tensors.keeping.adopt import find_stale, has_tensors
 
     settings, folder, volumes, _ = load_cache(config)
-    if not list_tensors(folder):
+    if not has_tensors(folder):
         say(f"voxtier: {folder}: there is no file", err=True)
         return EXIT_FINDINGS
     stale = 0

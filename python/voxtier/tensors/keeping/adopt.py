@@ -172,7 +172,25 @@ def list_tensors(folder: Path) -> list[Path]:
         paths = sorted(folder.iterdir())  # `glob` is silent about a folder that it cannot read
     except FileNotFoundError:
         return []
-    return [path for path in paths if path.suffix == ".pt" and path.is_file()]
+    return [path for path in paths if _is_tensor(path)]
+
+
+def has_tensors(folder: Path) -> bool:
+    """Whether a tensor file lies right in a folder, by a look at the files up to the first.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be read.
+    """
+    try:
+        return any(map(_is_tensor, folder.iterdir()))
+    except FileNotFoundError:
+        return False
+
+
+def _is_tensor(path: Path) -> bool:
+    return path.suffix == ".pt" and path.is_file()
 
 
 def _find_others(folder: Path, keys: list[str], entries: dict[str, Entry]) -> set[str]:
