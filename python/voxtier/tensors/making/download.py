@@ -134,7 +134,22 @@ def holds(path: Path, remote: RemoteFile) -> bool:
 
 
 def is_of_commit(downloaded: Entry, repo: str, commit: str) -> bool:
-    """Whether a file was downloaded from a commit of a repository, by what the manifest says of it."""
+    """Whether a file was downloaded from a commit of a repository.
+
+    Parameters
+    ----------
+    downloaded : dict
+        Where it came from, by the manifest.
+    repo : str
+        The repository.
+    commit : str
+        Its commit.
+
+    Returns
+    -------
+    bool
+        False where the manifest does not say.
+    """
     return (downloaded.get("repo"), downloaded.get("commit")) == (repo, commit)
 
 
