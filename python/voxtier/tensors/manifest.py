@@ -40,7 +40,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("records", "fingerprint"), dict),
     "tensors": list,
     "source": _SOURCE,
-    "raw": {"path": str, "size": float, "mtime_ns": float, "source": _SOURCE},
+    "raw": {"path": str, "size": float, "mtime_ns": float, "git_oid": str, "source": _SOURCE},
     "unavailable": {"reason": str, "commit": str},
 }
 """The types of a line's values; ``float`` stands for any number of 64 bits, and each value may be null."""

@@ -353,20 +353,22 @@ def test_a_file_of_the_user_in_the_place_of_a_failed_download_stays(
     assert mine.exists()
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["refused", "killed before its time was recorded"])
+@pytest.mark.parametrize("way", ["refused", "killed", "killed, outside LFS"])
 def test_a_file_of_the_user_of_the_size_of_an_earlier_download_stays(
-    is_killed: bool, server: HubServer, tmp_path: Path
+    way: str, server: HubServer, tmp_path: Path
 ) -> None:
     """Though the repository moves to another commit, and where its file makes a tensor."""
     project = Project(tmp_path / "p", names_of(1), server)
     (name,) = project.names
     content = nifti_bytes(5)
     raw = project.raw(name)
-    if is_killed:
-        sha256 = hashlib.sha256(content).hexdigest()
+    if way.startswith("killed"):  # before the time of the file was recorded
+        is_plain = "LFS" in way
+        sha256 = None if is_plain else hashlib.sha256(content).hexdigest()
+        git_oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest() if is_plain else None
         source = {"repo": "some/CT-RATE", "commit": "1" * 40, "sha256": sha256}
         ledger = Ledger(project.config, project.folder)
-        ledger.begin_download(ledger.task(name), len(content), source)
+        ledger.begin_download(ledger.task(name), len(content), source, git_oid=git_oid)
         raw.parent.mkdir(parents=True)
         raw.write_bytes(content)
         assert is_ours(Manifest(project.folder).read()[item_key(name)], raw)

@@ -117,8 +117,8 @@ def test_a_raw_file_that_is_fetched_again_keeps_the_bound_on_downloads(
             task.raw.unlink()
         submit(pool, task, mode)
 
-    def count_and_begin(ledger: Ledger, *arguments: Any) -> None:
-        begin(ledger, *arguments)
+    def count_and_begin(ledger: Ledger, *arguments: Any, **options: Any) -> None:
+        begin(ledger, *arguments, **options)
         at_once.append(len(ledger._downloads))
 
     monkeypatch.setattr(WorkerPool, "submit", remove_and_submit)

@@ -102,8 +102,8 @@ def is_ours(entry: Entry, path: Path) -> bool:
     if raw.get("mtime_ns") is not None:
         return bool(found.mtime_ns == raw["mtime_ns"])
     # Its run was killed before it could record the time, or was of an earlier version.
-    sha256 = (raw.get("source") or {}).get("sha256")
-    return sha256 is None or holds(path, RemoteFile("", found.size, sha256, None))
+    sha256, git_oid = (raw.get("source") or {}).get("sha256"), raw.get("git_oid")
+    return (sha256 or git_oid) is None or holds(path, RemoteFile("", found.size, sha256, git_oid))
 
 
 class _Digest(Protocol):

@@ -201,7 +201,7 @@ class Ledger:
         self._settle(task.key, 0)
         return "settled"
 
-    def begin_download(self, task: Task, size: int, source: Entry) -> None:
+    def begin_download(self, task: Task, size: int, source: Entry, *, git_oid: str | None = None) -> None:
         """Record, before a download begins, that its raw file is ours to remove.
 
         Parameters
@@ -212,9 +212,12 @@ class Ledger:
             Bytes of the file, by the hub's word.
         source : dict
             For the manifest: repository, commit, path and sha256.
+        git_oid : str, optional
+            As in `RemoteFile`: it identifies the content where there is no sha256.
         """
         self._downloads[task.key] = size, source
-        self._record_raw(task, {"path": str(task.raw), "size": size, "ours": True, "source": source})
+        raw = {"path": str(task.raw), "size": size, "ours": True, "source": source, "git_oid": git_oid}
+        self._record_raw(task, raw)
 
     def drop_outdated(self, task: Task, remote: RemoteFile, source: Entry) -> None:
         """Remove a raw file that an earlier run downloaded and that is not the repository's now.
@@ -370,8 +373,10 @@ class Ledger:
         for task in map(self.task, volumes):
             if not self._clean_raw and not self._entries.get(task.key, {}).get("raw"):
                 continue  # most volumes: no look at the disk is needed
+            if not task.final.exists():
+                continue
             ours = is_ours(self._entries.get(task.key, {}), task.raw)
-            if not (ours or self._clean_raw) or not task.final.exists():
+            if not (ours or self._clean_raw):
                 continue
             if not task.raw.is_file():
                 if ours:

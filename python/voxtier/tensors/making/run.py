@@ -297,7 +297,8 @@ class _Loop:
         elif remote is None:
             self._look_up(hub, task)
         else:
-            self._ledger.begin_download(task, remote.size, hub.source(remote))
+            source = hub.source(remote)
+            self._ledger.begin_download(task, remote.size, source, git_oid=remote.git_oid)
             self._downloads.start(task, partial(hub.fetch, remote, task.raw))
 
     def _look_up(self, hub: Hub, task: Task) -> None:
