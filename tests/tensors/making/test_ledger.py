@@ -25,7 +25,7 @@ from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.keeping.adopt import adopt
 from voxtier.tensors.making.download import RawState, is_ours, part_paths
 from voxtier.tensors.making.ledger import Ledger
-from voxtier.tensors.making.worker_pool import Task
+from voxtier.tensors.making.worker_pool import Task, WorkerPool
 from voxtier.tensors.manifest import Manifests
 
 
@@ -409,6 +409,28 @@ def test_a_file_that_the_user_lays_during_its_download_is_used_and_stays(
     assert (entry["source"]["size"], entry["raw"]) == (len(mine), None)
     assert entry["source"].get("repo") == ("some/CT-RATE" if is_same else None)
     assert project.run().raw_files_removed == 0
+
+
+def test_a_file_that_the_user_lays_in_the_place_of_a_finished_download_is_used_and_stays(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size, before a worker has read the downloaded one."""
+    project = Project(tmp_path / "p", names_of(1), server)
+    (name,) = project.names
+    mine = bytearray(server.files[hub_path(name)])
+    mine[4] ^= 1  # gzip's time
+    submit = WorkerPool.submit
+
+    def replace_and_submit(pool: WorkerPool, task: Task, mode: str = "stock") -> None:
+        task.raw.write_bytes(mine)
+        os.utime(task.raw, (1, 1))
+        submit(pool, task, mode)
+
+    monkeypatch.setattr(WorkerPool, "submit", replace_and_submit)
+    result = project.run()
+    assert (result.made, result.raw_files_removed) == (1, 0)
+    assert project.raw(name).read_bytes() == mine
+    assert Manifest(project.folder).read()[item_key(name)]["source"].get("repo") is None
 
 
 def test_a_link_to_an_unmounted_disk_is_not_replaced_by_a_download(server: HubServer, tmp_path: Path) -> None:

@@ -453,7 +453,9 @@ class Ledger:
         source: Entry = {"path": str(task.raw), **raw.as_source()}
         from_hub: Entry = {}
         if task.key in self._downloads:
-            _, from_hub = self._downloads[task.key]
+            placed = (self._entries[task.key].get("raw") or {}).get("mtime_ns")
+            if placed in (None, raw.mtime_ns):  # else the user has laid another file there since
+                _, from_hub = self._downloads[task.key]
         else:  # an earlier run downloaded it, or this one for another spelling
             for each in self._ours(task):
                 from_hub = self._entries[each.key]["raw"].get("source") or {}
