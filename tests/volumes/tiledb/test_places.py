@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.accounts import as_nobody, let_others_enter
 from volumes.support.checks import check_identity, files_below
 from volumes.support.command_line import run
 from volumes.support.images import pairs
 from volumes.support.kills import kill_ingest
-from voxtier.errors import ConfigError, FormatError
+from voxtier.errors import ConfigError, FormatError, SourceError
 from voxtier.volumes import (
     CompressionConfig,
     RadiObject,
@@ -24,6 +25,8 @@ from voxtier.volumes import (
 )
 from voxtier.volumes.compat.utils import delete_tiledb_uri, uri_exists
 from voxtier.volumes.tiledb import arrays, replicas
+from voxtier.volumes.tiledb.places import remove_own
+from voxtier.volumes.tiledb.session import Session, holds_no_file
 
 VOXELS = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 
@@ -215,3 +218,32 @@ def test_a_volume_that_is_made_without_voxels_is_none_that_was_cut_off(tmp_path:
     assert "0 findings" in run("verify", tmp_path / "v").err
     volume.update((0, 0, 0), VOXELS)
     assert np.array_equal(Volume(tmp_path / "v").to_numpy(), VOXELS)
+
+
+@pytest.mark.parametrize("sub", ["private", "deeper/private"])
+def test_a_folder_that_cannot_be_read_stays_where_a_volume_is_deleted(tmp_path: Path, sub: str) -> None:
+    place = tmp_path / "v"
+    Volume.from_numpy(place, VOXELS)
+    private = place / sub
+    private.mkdir(parents=True)
+    (private / "scan.nii").write_text("mine")
+    let_others_enter(tmp_path)
+    for folder in (tmp_path, place, *(path for path in place.rglob("*") if path.is_dir())):
+        folder.chmod(0o777)
+    private.chmod(0)
+    try:
+        with as_nobody():
+            assert not holds_no_file(place)
+            delete_tiledb_uri(place)
+    finally:
+        private.chmod(0o700)
+    assert [path.name for path in place.iterdir()] == [sub.split("/")[0]]
+    assert (private / "scan.nii").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_a_file_is_no_place_to_remove_a_volume_from(tmp_path: Path) -> None:
+    (tmp_path / "v").write_text("mine")
+    with pytest.raises(SourceError, match=f"look into {tmp_path}/v"):
+        remove_own(f"{tmp_path}/v", Session.of())
+    assert (tmp_path / "v").read_text() == "mine"

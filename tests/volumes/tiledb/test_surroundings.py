@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +11,12 @@ import pytest
 import tiledb
 from click.testing import CliRunner
 
+from support.accounts import as_nobody
 from voxtier.cli.commands import cli
 from voxtier.errors import BackendError, FormatError, SourceError
 from voxtier.volumes import Volume
 from voxtier.volumes.tiledb.format import messages
 from voxtier.volumes.tiledb.session import Session, read_kind
-
-NOBODY = 65_534
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Lose the rights of root, to which every folder is open."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tiledb
 
-from voxtier.errors import ConfigError
+from voxtier.errors import ConfigError, SourceError
 from voxtier.system.workers import finish
 from voxtier.volumes.config import SliceOrientation
 from voxtier.volumes.tiledb.format.messages import translate_errors
@@ -79,6 +79,11 @@ def remove_own(uri: str, session: Session, *, keep_folder: bool = False) -> None
         How it is reached.
     keep_folder : bool
         Leave the folder itself, also where nothing else lies in it.
+
+    Raises
+    ------
+    SourceError
+        When nobody can look into the folder, or a file lies there.
     """
     finish(lambda: _remove_own(uri, session, keep_folder=keep_folder))
 
@@ -110,7 +115,7 @@ def _is_whole(name: str) -> bool:
 
 
 def _entries(uri: str, session: Session) -> set[_Path]:
-    """Return what lies below an address: files, empty folders, and folders that are own as one."""
+    """Return what lies below an address: files, folders that are empty or unreadable, and own ones as one."""
     if is_remote(uri):
         with translate_errors(f"list {uri}"):
             keys = tiledb.VFS(ctx=session.context()).ls_recursive(uri)
@@ -118,7 +123,16 @@ def _entries(uri: str, session: Session) -> set[_Path]:
         # A key that ends with a slash is a folder that some servers keep of objects that are gone.
         return {entry for entry in (_to_own(tuple(name.split("/"))) for name in names) if entry[-1]}
     found: set[_Path] = set()
-    for folder, folders, files in os.walk(uri):
+
+    def count_unreadable(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return
+        inside = Path(error.filename).relative_to(uri).parts
+        if not inside:
+            raise SourceError.from_os(error, f"look into {uri}")
+        found.add(inside)  # nobody knows what lies in it, and its name alone is nobody's
+
+    for folder, folders, files in os.walk(uri, onerror=count_unreadable):
         inside = Path(folder).relative_to(uri).parts
         leaves = [name for name in folders if _is_whole(name) or Path(folder, name).is_symlink()]
         if inside and not folders and not files:

@@ -323,8 +323,15 @@ def list_entries(uri: str, session: Session) -> list[str]:
 
 
 def holds_no_file(folder: Path) -> bool:
-    """Return whether nothing but folders lies in a local folder, at any depth; not there is no folder."""
-    return folder.is_dir() and all(e.is_dir() and not e.is_symlink() for e in folder.rglob("*"))
+    """Return whether nothing but folders lies in a local folder, at any depth; not there is no folder.
+
+    A folder that cannot be read may hold files.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return all(e.is_dir(follow_symlinks=False) and holds_no_file(Path(e)) for e in entries)
+    except OSError:
+        return False
 
 
 def is_removing(name: str) -> bool:
