@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 import tiledb
 
-from voxtier.errors import ConfigError, NotFoundError
+from voxtier.errors import ConfigError, NotFoundError, SourceError
 from voxtier.volumes import Dataframe, Table
 from voxtier.volumes.compat import dataframe as compat
+from voxtier.volumes.tiledb.locks import only_writer
+from voxtier.volumes.tiledb.session import Session
 from voxtier.volumes.tiledb.tables.columns import as_table
 
 COLUMNS = {
@@ -528,6 +532,45 @@ def test_two_writers_of_a_table_keep_each_others_values(tmp_path: Path, change: 
     change(frame)
     other.join()
     assert [(row["x"], row["y"]) for row in Dataframe(tmp_path / "t").read().rows()] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_table_is_changed_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "age": [1, 2, 3, 4]})
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    frame.update({"obs_subject_id": ["z"], "obs_id": ["z1"], "age": [9]})
+    frame.add_column("site", str, fill="A")
+    frame.drop_column("site")
+    assert frame.delete("obs_id == 'm1'") == 1
+    assert {key: row["age"] for key, row in rows_by_key(frame).items()} == {"z1": 9, "a1": 3, "ü1": 4}
+    with pytest.raises(SourceError, match="cannot write into"), only_writer(frame.uri, Session.of()):
+        pass
+
+
+def test_the_disk_that_refuses_a_lock_file_refuses_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "age": [1, 2, 3, 4]})
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(SourceError, match="Input/output error"):
+        frame.update({"obs_subject_id": ["z"], "obs_id": ["z1"], "age": [9]})
+
+
+@pytest.mark.parametrize("root", ["gs://bucket/t", "azure://container/t"])
+def test_the_lock_of_s3_is_asked_of_s3_alone(root: str) -> None:
+    """A client of S3 would take ``gs:`` for the bucket."""
+    with only_writer(root, Session.of(), needs_lock=False) as confirm:
+        confirm()
+    with pytest.raises(ConfigError, match="under a lock"), only_writer(root, Session.of()):
+        pass
 
 
 def test_a_refused_change_of_a_table_changes_nothing(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ class Dataframe:
     """A table on disk, keyed by (obs_subject_id, obs_id).
 
     Writers take turns: each change reads, merges and writes under the lock of the table, or under that of its
-    store, which the store takes.
+    store, which the store takes. Where there are no locks, on some network file systems and on object stores
+    that are not S3, a table that stands alone is changed without one.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ class Dataframe:
             yield lambda: None
             return
         self._schema  # noqa: B018  where there is no table, the lock would make its folder
-        with only_writer(self.uri, self._session) as confirm:
+        with only_writer(self.uri, self._session, needs_lock=False) as confirm:
             yield confirm
 
     @property
