@@ -259,6 +259,24 @@ def test_a_dropped_column_comes_back_empty_and_of_another_type(tmp_path: Path) -
             frame.drop_column(name)
 
 
+def test_a_column_named_as_voxtiers_own_is_told_to_be_renamed_and_can_be_dropped(tmp_path: Path) -> None:
+    """Earlier versions took such a column, and never showed it again."""
+    frame = Dataframe.from_pandas(tmp_path / "t", {**KEYS, "n": [1, 2, 3, 4]})
+    frame.add_attributes({"voxtier_score": np.dtype(np.int32)})
+    for name in ("voxtier_score", "voxtier_array", "voxtier_new"):
+        with pytest.raises(ConfigError, match="rename it"):
+            frame.update({**KEYS, name: [1, 2, 3, 4]})
+    assert frame.read(columns="voxtier_score").columns[-1] == "voxtier_score"
+    frame.drop_column("voxtier_score")
+    assert "voxtier_score" not in frame.read_all()
+    assert frame.read()["n"].tolist() == Dataframe(tmp_path / "t").read()["n"].tolist()
+    for name in ("voxtier_nulls", "voxtier_array"):
+        with pytest.raises(ConfigError, match="voxtier's own"):
+            frame.drop_column(name)
+    with pytest.raises(ConfigError, match="has no column 'voxtier_score'"):
+        frame.drop_column("voxtier_score")
+
+
 def test_a_table_has_the_keys_that_it_was_made_with(tmp_path: Path) -> None:
     rows = {"scanner": ["b", "a"], "field": [3.0, 1.5], "obs_id": ["x", "y"]}
     frame = Dataframe.from_pandas(tmp_path / "t", rows, index_columns=("scanner",))

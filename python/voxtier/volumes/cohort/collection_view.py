@@ -21,7 +21,7 @@ from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import OWN_PREFIX, SHAPES
+from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, OWN_PREFIX, SHAPES
 from voxtier.volumes.volume import Volume
 
 _SHOWN = 10  # rows in a notebook
@@ -168,7 +168,7 @@ class CollectionView(Sliceable):
 
     def _shapes(self) -> Iterator[tuple[int, ...]]:
         table = self._rows.table
-        if "voxtier_array" in table and SHAPES in table:
+        if ARRAYS in table and SHAPES in table:
             column, ids = table[SHAPES], table["obs_id"]
             return (read_shape(str(column[row]), f"{self.uri}: {ids[row]}") for row in self._positions)
         return (volume.shape for volume in self)

@@ -13,7 +13,7 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.tiledb.tables.columns import Table, as_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, OWN_PREFIX, SHAPES, Dataframe, given_table
+from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES, Dataframe, given_table
 
 
 class _ViewTable:
@@ -56,8 +56,6 @@ class _ViewTable:
 
     def drop_column(self, name: str) -> None:
         """Remove a column with its values, as one commit."""
-        if name.startswith(OWN_PREFIX):
-            raise ConfigError(f"column {name!r} is voxtier's own")
         self._write(lambda frame: frame.drop_column(name))
 
     def _write(self, change_table: Callable[[Dataframe], None]) -> None:

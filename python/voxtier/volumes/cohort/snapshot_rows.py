@@ -11,7 +11,7 @@ from voxtier.volumes.tiledb.arrays import open_array
 from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import list_folders
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, Dataframe
 
 
 class Rows:
@@ -53,8 +53,8 @@ class Rows:
 
     def address(self, row: int) -> str:
         """Return the address of the array of a row: by the name in the row, never by position."""
-        if "voxtier_array" in self.table:
-            return f"{self.uri}/volumes/{self.table['voxtier_array'][row]}"
+        if ARRAYS in self.table:
+            return f"{self.uri}/volumes/{self.table[ARRAYS][row]}"
         if self._addresses is None:
             self._addresses = self._addresses_by_own_id()
         return self._addresses[row]

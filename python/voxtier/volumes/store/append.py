@@ -20,7 +20,7 @@ from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
 from voxtier.volumes.tiledb.tables.columns import Table, is_value, rows_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, INDEX_COLUMNS, SHAPES, Dataframe
 
 # What images fill themselves as numbers: where no image has one, no value tells the type.
 _DTYPES = {
@@ -194,7 +194,7 @@ def add_volumes(
     meta: dict[str, Any] = {"n_volumes": len(obs_ids) + len(rows), "name": name}
     if len(shapes) == 1:
         meta |= dict(zip(("x_dim", "y_dim", "z_dim"), read_shape(next(iter(shapes)), uri), strict=False))
-    change.members[group] = [row["voxtier_array"] for row in rows]
+    change.members[group] = [row[ARRAYS] for row in rows]
     change.group_meta[uri] = meta
     change.members.setdefault(uri, []).extend(("volumes", "obs"))
     if store.kind == "radi_object":
@@ -252,7 +252,7 @@ def _add_rows(
         dtypes = stored.dtypes
         rows = [_as_stored(row, dtypes) for row in rows]
         table = rows_table(rows, _DTYPES)
-        columns = {*dtypes, *INDEX_COLUMNS, "voxtier_array"}
+        columns = {*dtypes, *INDEX_COLUMNS, ARRAYS}
         new = {name: dtype for name, dtype in _schema(table).items() if name not in columns}
         if new:
             # Rows that exist are written again, so that they hold a missing value there and not a zero.

@@ -34,6 +34,7 @@ from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.places import remove_own
 from voxtier.volumes.tiledb.replicas import write_volume
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind
+from voxtier.volumes.tiledb.tables.dataframe import ARRAYS
 
 # Who reads: what another one left unfinished is made anew. Raise the number where files are read otherwise.
 _READ_BY = (__version__, 2)
@@ -188,7 +189,7 @@ def _store(
         if row is None:
             row = _write(uri, job, session, config)
         _refuse_columns(job, row)
-    keys = {"obs_subject_id": job.subject, "obs_id": job.obs_id, "voxtier_array": folder}
+    keys = {"obs_subject_id": job.subject, "obs_id": job.obs_id, ARRAYS: folder}
     return {**job.extra, **row, **keys}
 
 

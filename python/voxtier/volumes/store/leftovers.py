@@ -31,7 +31,7 @@ from voxtier.volumes.tiledb.session import (
     read_kind,
     remove_tree,
 )
-from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, Dataframe
 
 _OF_A_TABLE = frozenset(ARRAY_FOLDERS) | {LOCK_NAME, s3_lock.LOCK_NAME}
 _OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS | {LOCK_NAME}
@@ -183,7 +183,7 @@ class Leftovers:
         for folder in folders:
             uri = store.collection_uri(folder)
             rows = Dataframe(f"{uri}/obs", session, timestamp=self.seen.commit).read_all()
-            used = set(rows["voxtier_array"])
+            used = set(rows[ARRAYS])
             for array in list_folders(f"{uri}/volumes", session):
                 if array not in used and is_own_volume(f"{uri}/volumes/{array}", session):
                     yield f"{uri}/volumes/{array}"

@@ -17,7 +17,7 @@ from voxtier.volumes.tiledb.session import LOCK_NAME, Session, is_remote
 
 __all__ = ["LOCK_NAME", "only_writer"]
 
-_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS})
+_WITHOUT_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """What file systems say that have no locks."""
 
 

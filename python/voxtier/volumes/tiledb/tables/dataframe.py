@@ -47,8 +47,14 @@ INDEX_COLUMNS = ("obs_subject_id", "obs_id")
 SHAPES = "dimensions"
 """The column of a collection that holds the shape of each volume, as text: ``(240, 240, 155)``."""
 
+ARRAYS = "voxtier_array"
+"""The column of a collection that holds the name of each volume's array."""
+
 OWN_PREFIX = "voxtier_"
 """Begins the names of columns that users do not see."""
+
+_OWN_COLUMNS = frozenset({NULLS, ARRAYS})
+"""Columns without which a table or a store cannot be read."""
 
 
 def given_table(frame: object) -> Table:
@@ -381,6 +387,7 @@ class Dataframe:
         if missing:
             raise ConfigError(f"an update needs the key column {missing[0]!r}")
         unknown = [name for name in changes.columns if name not in self.all_columns]
+        refuse_own_names(unknown)
         if unknown:
             raise ConfigError(f"no column {unknown[0]!r}: add_column() first")
 
@@ -434,15 +441,19 @@ class Dataframe:
     def drop_column(self, name: str) -> None:
         """Remove a column with its values.
 
+        A column that earlier versions took, although it is named as voxtier's own are, can be removed too.
+
         Raises
         ------
         ConfigError
-            For a key column, and for one that the table lacks.
+            For a key column, for one that voxtier needs, and for one that the table lacks.
         """
         if name in self.index_columns:
             raise ConfigError(f"{name!r} is a key column of {self.uri}: it cannot be removed")
+        if name in _OWN_COLUMNS:
+            raise ConfigError(f"column {name!r} is voxtier's own: it cannot be removed")
         with self._only_writer() as confirm:
-            if name not in self.columns:
+            if not self._schema.has_attr(name):
                 raise ConfigError(f"{self.uri} has no column {name!r}; there are {', '.join(self.columns)}")
             confirm()
             with translate_errors(f"remove a column of {self.uri}"):
