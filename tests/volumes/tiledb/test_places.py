@@ -247,3 +247,30 @@ def test_a_file_is_no_place_to_remove_a_volume_from(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"look into {tmp_path}/v"):
         remove_own(f"{tmp_path}/v", Session.of())
     assert (tmp_path / "v").read_text() == "mine"
+
+
+def test_the_place_of_a_new_volume_is_not_cleared_again_for_its_replicas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known to be free, and an object store would be asked twice for each replica."""
+    configure(tile=TileConfig(replicas=("sagittal", "coronal")))
+    cleared: list[str] = []
+    monkeypatch.setattr(replicas, "remove_own", lambda uri, *_, **__: cleared.append(uri))
+    volume = Volume.from_numpy(tmp_path / "v", VOXELS)
+    assert not cleared
+    volume.replicate()
+    assert not cleared
+    assert np.array_equal(volume.to_numpy(), VOXELS)
+
+
+def test_an_array_of_an_older_format_is_removed_without_what_else_lies_there(tmp_path: Path) -> None:
+    """Its fragments lie at the top, and an ``.ok`` file beside each says that it is complete."""
+    fragment = "__1_1_" + "a" * 32 + "_9"
+    (tmp_path / "v" / fragment).mkdir(parents=True)
+    (tmp_path / "v" / fragment / "a0.tdb").touch()
+    for name in ("__array_schema.tdb", f"{fragment}.ok", f"{fragment}.vac", "__lock.tdb"):
+        (tmp_path / "v" / name).touch()
+    (tmp_path / "v" / "notes.txt").write_text("mine")
+    remove_own(f"{tmp_path}/v", Session.of())
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]

@@ -316,11 +316,15 @@ def _write_volume(
 
 
 def _write(uri: str, orientation: str, image: NDArray[Any], session: Session) -> list[str]:
-    """Write a replica anew, and return the name of its fragment."""
+    """Write a replica where none lies, and return the name of its fragment."""
     place = replica_uri(uri, orientation)
-    remove_own(place, session)
     create_like(place, uri, SliceOrientation(orientation), session)
     return arrays.write_voxels(place, image, {"tile_orientation": orientation}, session)
+
+
+def _write_anew(uri: str, orientation: str, image: NDArray[Any], session: Session) -> list[str]:
+    remove_own(replica_uri(uri, orientation), session)
+    return _write(uri, orientation, image, session)
 
 
 def replicate(
@@ -355,7 +359,7 @@ def replicate(
         if not missing:
             return []
         image = array.read(_everything(array))
-        written = {name: _write(uri, name, image, session) for name in missing}
+        written = {name: _write_anew(uri, name, image, session) for name in missing}
         is_same = fragment_names(uri, session) == own
         digests = dict.fromkeys(missing, _STALE)
         for name, fragment in written.items():

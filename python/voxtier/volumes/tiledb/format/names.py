@@ -39,5 +39,8 @@ def is_own(name: str) -> bool:
 
 
 def is_file(name: str) -> bool:
-    """Return whether a name that `is_own` is that of a file, not of a folder."""
-    return name.endswith((".tdb", ".json"))
+    """Return whether a name that `is_own` is that of a file, not of a folder.
+
+    Older formats have ``.ok`` and ``.vac`` beside the fragments: one is whole, one was merged.
+    """
+    return name.endswith((".tdb", ".json", ".ok", ".vac"))
