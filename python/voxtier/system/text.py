@@ -31,6 +31,18 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def refuse_non_unicode(text: str, what: str) -> None:
+    """Refuse a text that cannot be written as UTF-8.
+
+    Raises
+    ------
+    ConfigError
+        Says what it is.
+    """
+    if not is_unicode(text):
+        raise ConfigError(f"{what}: {text[:200]!r} is no UTF-8 text")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its class where it has no text."""
     lines = str(error).strip().splitlines()

@@ -357,14 +357,14 @@ def test_a_file_name_that_is_no_utf8_is_refused_or_left_out_and_ingested_with_a_
     nifti(good, "sub-1", "T1w")
     shutil.copy(good, bad)
     for way in (tmp_path / "in", [bad], f"{tmp_path}/in/*"):
-        with pytest.raises(ConfigError, match=r"the name is no UTF-8: give \(path, subject\) pairs"):
+        with pytest.raises(ConfigError, match=r"the name is no UTF-8 text: give \(path, subject\) pairs"):
             RadiObject.from_niftis(tmp_path / "r", way)
     for option in ((), ("--dry-run",)):
         done = run("ingest", tmp_path / "r", tmp_path / "in", *option, code=2)
-        assert "J\\udcfcrgen_T1w.nii: the name is no UTF-8" in done.err
+        assert "J\\udcfcrgen_T1w.nii: the name is no UTF-8 text" in done.err
     assert not (tmp_path / "r").exists()
     done = run("ingest", tmp_path / "r", tmp_path / "in", "--skip-errors", code=3)
-    assert "reason=the name is no UTF-8" in done.out
+    assert "reason=the name is no UTF-8 text" in done.out
     assert RadiObject(tmp_path / "r").all_obs_ids == ["sub-1_T1w"]
     named = RadiObject.from_niftis(tmp_path / "s", [(bad, "Jürgen")], collection_name="T1w")
     assert named.T1w.obs_ids == ["Jürgen_T1w"]
@@ -375,9 +375,9 @@ def test_a_folder_name_that_is_no_utf8_is_no_subject(tmp_path: Path) -> None:
     for number, subject in enumerate((LATIN, "p")):
         series(tmp_path / "in" / subject, [(0, 0, 0), (0, 0, 1)], series=f"1.{number + 1}")
     folders = [(folder, folder.name) for folder in (tmp_path / "in").iterdir()]
-    with pytest.raises(IngestError, match="is no UTF-8 name"):
+    with pytest.raises(IngestError, match="is no UTF-8 text"):
         RadiObject.from_dicoms(tmp_path / "r", folders)
-    with pytest.warns(LeftOutWarning, match="is no UTF-8 name"):
+    with pytest.warns(LeftOutWarning, match="is no UTF-8 text"):
         radi = RadiObject.from_dicoms(tmp_path / "r", folders, on_error="skip")
     assert radi.obs_subject_ids == ["p"]
 

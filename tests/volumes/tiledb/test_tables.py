@@ -207,7 +207,7 @@ def test_text_that_is_no_utf8_is_refused(tmp_path: Path, text: str) -> None:
         lambda: frame.update({"obs_subject_id": ["a"], "obs_id": ["a1"], "note": [text]}),
         lambda: frame.add_column(text, "i4"),
     ):
-        with pytest.raises(ConfigError, match="no character that can be stored"):
+        with pytest.raises(ConfigError, match="is no UTF-8 text"):
             change()
     assert frame.read()["note"].tolist() == ["x", "y"]
     assert frame.read()["obs_subject_id"].tolist() == ["a", "b"]

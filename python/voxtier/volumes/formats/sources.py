@@ -187,8 +187,8 @@ def _sources(images: Images, collection: str | None, on_error: OnError) -> list[
             continue
         for given in (subject, collection):
             if given is not None and not is_unicode(given):
-                raise ConfigError(f"{given!r}, which was given for {path}, is no UTF-8 name")
-        untold.append((path, "the name is no UTF-8"))
+                raise ConfigError(f"{given!r}, which was given for {path}, is no UTF-8 text")
+        untold.append((path, "the name is no UTF-8 text"))
     _leave_out(
         untold, on_error if sources else "raise", f"{SUBJECT_OF}, or name the file SUBJECT_SERIES.nii.gz"
     )

@@ -22,7 +22,7 @@ from voxtier import __version__
 from voxtier.errors import ConfigError, FormatError, IngestError, LeftOutWarning, VoxtierError
 from voxtier.system.machine import usable_processors
 from voxtier.system.progress import Progress
-from voxtier.system.text import is_unicode
+from voxtier.system.text import refuse_non_unicode
 from voxtier.system.workers import Workers, finish
 from voxtier.volumes.config import Config, configured, get_config
 from voxtier.volumes.store.foreground import write_counts
@@ -201,8 +201,8 @@ def _refuse_columns(job: Job, row: dict[str, Any]) -> None:
 
 def _refuse_text(row: Mapping[str, Any]) -> None:
     for name, value in row.items():
-        if isinstance(value, str) and not is_unicode(value):
-            raise ConfigError(f"column {name!r}: {value!r} is no UTF-8 text")
+        if isinstance(value, str):
+            refuse_non_unicode(value, f"column {name!r}")
 
 
 def _take_over(uri: str, job: Job, session: Session) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ from voxtier.volumes.formats.sources import (
 )
 from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.names import checked_name
+from voxtier.volumes.tiledb.tables.dataframe import SHAPES
 
 __all__ = [
     "Content",
@@ -169,7 +170,7 @@ def _content(image: Image, *, reorient: bool | None) -> Content:
     meta |= geometry.to_meta(orientation)
     row = {
         "voxel_spacing": str(tuple(float(step) for step in geometry.spacing(orientation.affine))),
-        "dimensions": str(tuple(voxels.shape)),
+        SHAPES: str(tuple(voxels.shape)),
         "axcodes": orientation.axcodes,
         "affine_json": geometry.to_json(orientation.affine),
         "orientation_source": orientation.source,
@@ -319,13 +320,13 @@ def dicom_jobs(
         For what is no pair.
     IngestError
         Lists the series and folders that are refused, once all were looked at; also those whose subject, as
-        the name of a folder, is no UTF-8.
+        the name of a folder, is no UTF-8 text.
     """
     jobs: dict[str, list[Job]] = {}
     failures: list[tuple[str, str]] = []
     for path, subject in checked_pairs(pairs):
         if not is_unicode(subject):
-            failures.append((describe(path), f"the subject {subject!r} is no UTF-8 name: {SUBJECT_OF}"))
+            failures.append((describe(path), f"the subject {subject!r} is no UTF-8 text: {SUBJECT_OF}"))
             continue
         try:
             found = find_series(path, on_gap=on_gap)

@@ -46,10 +46,10 @@ def checked_name(kind: str, name: str) -> str:
     Raises
     ------
     ConfigError
-        When it is empty, no UTF-8, holds a slash, or is reserved by TileDB, the file system or voxtier.
+        When it is empty, no UTF-8 text, holds a slash, or is reserved by TileDB, the file system or voxtier.
     """
     if not is_unicode(name):
-        raise ConfigError(f"{kind} {name!r} cannot name a folder: it is no UTF-8")
+        raise ConfigError(f"{kind} {name!r} cannot name a folder: it is no UTF-8 text")
     if not name or name in (".", "..") or re.search(r"[/\\\0]", name) or is_reserved(name):
         raise ConfigError(
             f"{kind} {name!r} cannot name a folder: no slashes, not empty, not starting with '__'"
@@ -65,13 +65,13 @@ def refuse_unusable_ids(ids: Iterable[str]) -> None:
     Raises
     ------
     ConfigError
-        For one that is empty, holds a zero byte, or is no UTF-8.
+        For one that is empty, holds a zero byte, or is no UTF-8 text.
     """
     for name in map(str, ids):
         if not name or "\0" in name or not is_unicode(name):
             raise ConfigError(
-                f"{name!r} cannot name a subject or an observation: such a name is UTF-8, not empty and"
-                " without zero bytes"
+                f"{name!r} cannot name a subject or an observation: such a name is UTF-8 text, not empty"
+                " and without zero bytes"
             )
 
 

@@ -24,7 +24,7 @@ from voxtier.errors import ConfigError
 from voxtier.system.durable import write_text
 from voxtier.system.fork import abandon, after_fork_in_child
 from voxtier.system.s3_config import S3Config
-from voxtier.system.text import is_unicode
+from voxtier.system.text import refuse_non_unicode
 from voxtier.system.workers import finish
 from voxtier.volumes.config import Config, get_config
 from voxtier.volumes.tiledb.format.messages import translate_errors
@@ -240,8 +240,9 @@ def as_uri(path: Uri) -> str:
     uri = uri.removeprefix("file://")
     if not is_remote(uri):
         uri = str(Path(uri).expanduser().absolute())
-    if "\0" in uri or not is_unicode(uri):
-        raise ConfigError(f"TileDB has no name for {uri!r}: such a path is UTF-8, without zero bytes")
+    refuse_non_unicode(uri, "a store's address")
+    if "\0" in uri:
+        raise ConfigError(f"a store's address: {uri!r} holds a zero byte")
     return uri.rstrip("/") or "/"
 
 

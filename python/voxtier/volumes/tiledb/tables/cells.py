@@ -11,6 +11,7 @@ import tiledb
 from numpy.typing import NDArray
 
 from voxtier.errors import ConfigError
+from voxtier.system.text import is_unicode, refuse_non_unicode
 from voxtier.volumes.tiledb.creation import cast_numbers
 from voxtier.volumes.tiledb.tables.columns import Column, Table, put_gaps, stored_dates
 from voxtier.volumes.tiledb.tables.filters import cast_dates
@@ -164,7 +165,7 @@ def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     """
     if not name or "\0" in name or "\n" in name:
         raise ConfigError(f"{name!r} cannot name a column")
-    refuse_unencodable(name, f"column {name!r}")
+    refuse_non_unicode(name, "the name of a column")
     filters = tiledb.FilterList([tiledb.ZstdFilter(level=3, ctx=context)], ctx=context)
     if dtype.kind in "OUS":
         return tiledb.Attr(name=name, dtype="U0", var=True, filters=filters, ctx=context)
@@ -173,20 +174,6 @@ def make_attribute(name: str, dtype: np.dtype[Any], context: Any) -> Any:
     if dtype.kind not in "biufM" or dtype.itemsize > 8 or dtype == np.float16:
         raise ConfigError(f"column {name!r}: the type {dtype} cannot be stored")
     return tiledb.Attr(name=name, dtype=dtype.newbyteorder("="), filters=filters, ctx=context)
-
-
-def refuse_unencodable(text: str, where: str) -> None:
-    """Refuse half a surrogate pair, of which Python makes text and UTF-8 cannot.
-
-    Raises
-    ------
-    ConfigError
-        Says where it stands.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{where}: {text[error.start]!r} is no character that can be stored") from None
 
 
 _PLAIN = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
@@ -202,8 +189,8 @@ def _key_cell(key: str, name: str, *, is_own: bool) -> bytes:
         if is_own and not key.isascii() and _read_key(cell) != key:
             raise ConfigError(f"{name} {key!r} cannot be told from {_read_key(cell)!r}")
         return cell.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{name}: {key[error.start]!r} is no character that can be stored") from None
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name}: {key!r} is no UTF-8 text") from None
 
 
 def _read_key(cell: str) -> str:
@@ -251,7 +238,9 @@ def column_cells(attribute: Any, column: Column, mask: NDArray[np.bool_]) -> NDA
         )
     if is_text:
         text = ["" if is_missing else str(value) for value, is_missing in zip(plain, mask, strict=True)]
-        refuse_unencodable("".join(text), where)
+        if not is_unicode("".join(text)):  # sooner than one by one
+            for value in text:
+                refuse_non_unicode(value, where)
         return np.array(text, dtype=object if attribute.isvar else target)
     filled = np.where(mask, np.zeros((), plain.dtype), plain)
     if target.kind != "M":
