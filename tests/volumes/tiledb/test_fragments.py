@@ -15,7 +15,7 @@ import tiledb
 from numpy.typing import NDArray
 
 from volumes.support.command_line import run
-from voxtier.errors import NotFoundError
+from voxtier.errors import BackendError, NotFoundError
 from voxtier.system.locks import hold_lock
 from voxtier.volumes import TileConfig, Volume, configure
 from voxtier.volumes.tiledb import arrays
@@ -258,6 +258,9 @@ def test_a_volume_is_consolidated_by_one_process_at_a_time(
         thread.start()
         assert waits.wait(60)
         assert len(volume.fragments()) == 9
+        refused = pytest.raises(BackendError, match=f"consolidates {volume.uri} or writes its replicas")
+        with refused, fragments.only_merger(volume.uri, patience=0):
+            pass
     thread.join(60)
     assert len(volume.fragments()) == 1
     assert np.array_equal(volume.to_numpy(), data)

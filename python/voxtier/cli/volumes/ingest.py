@@ -173,14 +173,15 @@ def _check(
     from voxtier.volumes import RadiObject
     from voxtier.volumes.store.ingest import IngestOptions, check_volumes
     from voxtier.volumes.store.names import refuse_duplicates
-    from voxtier.volumes.store.snapshots import Store, refuse_occupied
+    from voxtier.volumes.store.snapshots import Store, refuse_occupied_root
     from voxtier.volumes.tiledb.session import Session, as_uri
+    from voxtier.volumes.tiledb.tables.dataframe import SHAPES
 
     present: list[str] = []
     if append:
         present = RadiObject(uri).all_obs_ids
     else:
-        refuse_occupied(Store(as_uri(uri), Session.of(None), "radi_object"), overwrite=overwrite)
+        refuse_occupied_root(Store(as_uri(uri), Session.of(None), "radi_object"), overwrite=overwrite)
     every = [job for group in jobs.values() for job in group]
     refuse_duplicates([job.obs_id for job in every], present, labels=[job.label for job in every])
     checked = [
@@ -191,7 +192,7 @@ def _check(
     for name, job, row in checked:
         if row is not None:
             names = {"subject": job.subject, "obs_id": job.obs_id, "collection": name}
-            found = {"path": job.label, **names, "shape": row["dimensions"]}
+            found = {"path": job.label, **names, "shape": row[SHAPES]}
             emit({"status": "would ingest", **found}, as_json=as_json)
 
 

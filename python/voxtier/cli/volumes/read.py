@@ -77,9 +77,11 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> int:
 
 def _list_rows(store: RadiObject | VolumeCollection) -> Iterator[dict[str, Any]]:
     """Yield id, subject and shape of every volume, from the rows alone."""
+    from voxtier.volumes.tiledb.tables.dataframe import SHAPES
+
     for collection in list_collections(store):
         for row in collection.table.rows():
-            shape = "x".join(re.findall(r"\d+", str(row.get("dimensions", "")))) or None
+            shape = "x".join(re.findall(r"\d+", str(row.get(SHAPES, "")))) or None
             yield {"obs_id": row["obs_id"], "subject": row["obs_subject_id"], "shape": shape}
 
 

@@ -24,7 +24,7 @@ from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table, rows_table
-from voxtier.volumes.tiledb.tables.dataframe import given_table, refuse_own_names
+from voxtier.volumes.tiledb.tables.dataframe import SHAPES, given_table, refuse_own_names
 
 
 class _StoreWriter:
@@ -120,7 +120,7 @@ class _VolumeWriter:
             raise ConfigError(f"{obs_id}: shape {data.shape}, this writer takes {self._shape}")
         self._check(obs_id, obs_subject_id)
         meta = geometry.affine_meta(affine, obs_id)
-        content = Content(data, meta, {"dimensions": str(tuple(data.shape))})
+        content = Content(data, meta, {SHAPES: str(tuple(data.shape))})
         arrays = [name for name, value in attrs.items() if getattr(value, "ndim", 0)]
         if arrays:
             raise ConfigError(f"{obs_id}: {arrays[0]} is an array: columns take numbers, text and dates")

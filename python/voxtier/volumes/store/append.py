@@ -20,7 +20,7 @@ from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
 from voxtier.volumes.tiledb.tables.columns import Table, is_value, rows_table
-from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, INDEX_COLUMNS, SHAPES, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, INDEX_COLUMNS, SHAPES, Dataframe, create_in_store
 
 # What images fill themselves as numbers: where no image has one, no value tells the type.
 _DTYPES = {
@@ -246,7 +246,7 @@ def _add_rows(
     session = change.store.session
     if is_new:
         table = rows_table(rows, _DTYPES)
-        Dataframe.create_in_store(obs_uri, _schema(table), session)
+        create_in_store(obs_uri, _schema(table), session)
     else:
         stored = Dataframe(obs_uri, session, timestamp=change.timestamp)
         dtypes = stored.dtypes
@@ -319,7 +319,7 @@ def add_subjects(
         {**extra_columns.get(s, {}), "obs_subject_id": s, "obs_id": s} for s in wanted if s not in present
     ]
     if stored is None:
-        Dataframe.create_in_store(uri, _schema(rows_table(rows)), store.session)
+        create_in_store(uri, _schema(rows_table(rows)), store.session)
         change.members.setdefault(store.root, []).extend((change.subjects, "collections"))
     if rows:
         change.write_rows(uri, rows_table(rows))

@@ -32,7 +32,7 @@ from voxtier.volumes.store.snapshots import (
     Store,
     find_unfinished,
     is_begun,
-    refuse_occupied,
+    refuse_occupied_root,
 )
 from voxtier.volumes.tiledb.format.groups import create_group, read_members, write_group
 from voxtier.volumes.tiledb.locks import only_writer
@@ -202,13 +202,13 @@ def change_store(
                 " choose another place"
             )
     if new:
-        refuse_occupied(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
+        refuse_occupied_root(store, overwrite=overwrite)  # before a lock is left in somebody else's folder
     elif not is_remote(store.root) and not Path(store.root).exists():
         raise NotFoundError(f"there is no store at {store.root}")
     with _remove_made_folders(store), only_writer(store.root, store.session) as confirm:
         store.recover()
         if new:
-            refuse_occupied(store, overwrite=overwrite)
+            refuse_occupied_root(store, overwrite=overwrite)
         before = _snapshot_before(store, new=new)
         if seen is not None:
             store.refuse_replaced(seen, before.meta)

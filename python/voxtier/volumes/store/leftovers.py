@@ -34,7 +34,7 @@ from voxtier.volumes.tiledb.session import (
 from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, Dataframe
 
 _OF_A_TABLE = frozenset(ARRAY_FOLDERS) | {LOCK_NAME, s3_lock.LOCK_NAME}
-_OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS | {LOCK_NAME}
+_OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS
 
 
 def is_own_volume(uri: str, session: Session) -> bool:

@@ -286,7 +286,7 @@ def is_begun(store: Store) -> bool:
         return False
 
 
-def refuse_occupied(store: Store, *, overwrite: bool) -> None:
+def refuse_occupied_root(store: Store, *, overwrite: bool) -> None:
     """Refuse to begin a store where something else lies, or a finished one unless it may be replaced."""
     kind = read_kind(store.root, store.session)
     if kind is None and _is_free(store):

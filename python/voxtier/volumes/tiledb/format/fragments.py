@@ -217,7 +217,9 @@ def only_merger(uri: str, patience: float = _PATIENCE_SECONDS) -> Iterator[None]
             try:
                 stack.enter_context(hold_lock(Path(uri, LOCK_NAME), patience, mode=0o666))
             except TimeoutError:
-                raise BackendError(f"{uri} is being consolidated by another process: try later") from None
+                raise BackendError(
+                    f"another process consolidates {uri} or writes its replicas: try later"
+                ) from None
             except OSError:  # no locks there: then two that merge may refuse each other, and damage nothing
                 pass
         yield

@@ -249,34 +249,6 @@ class Dataframe:
             own, and for key columns that are none or stand twice.
         """
         refuse_own_names(schema)
-        return cls.create_in_store(uri, schema, ctx, index_columns)
-
-    @classmethod
-    def create_in_store(
-        cls,
-        uri: Uri,
-        schema: Mapping[str, Any],
-        ctx: object = None,
-        index_columns: str | Iterable[str] = INDEX_COLUMNS,
-    ) -> Dataframe:
-        """Create an empty table that may have columns of voxtier's own.
-
-        Parameters
-        ----------
-        uri : path or URI
-            See `create`, as for all others.
-        schema : mapping
-            Column name -> numpy dtype.
-        ctx : tiledb.Ctx, tiledb.Config or mapping, optional
-            TileDB keys.
-        index_columns : str or sequence of str
-            Key columns.
-
-        Returns
-        -------
-        Dataframe
-            The new table.
-        """
         created = cls(uri, ctx)
         created._store_schema(created._new_schema(schema, index_columns))
         return created
@@ -516,3 +488,19 @@ class Dataframe:
         with translate_errors(f"roll back {self.uri}"):
             tiledb.Array.delete_fragments(self.uri, timestamp + 1, LATEST, ctx=self._session.context())
         remove_schemas_after(self.uri, timestamp, self._session)
+
+
+def create_in_store(uri: str, schema: Mapping[str, Any], session: Session) -> None:
+    """Create an empty table of a store, which may have columns of voxtier's own; else as `Dataframe.create`.
+
+    Parameters
+    ----------
+    uri : str
+        Place of the new array.
+    schema : mapping
+        Column name -> numpy dtype.
+    session : Session
+        How it is reached.
+    """
+    created = Dataframe(uri, session)
+    created._store_schema(created._new_schema(schema, INDEX_COLUMNS))

@@ -21,6 +21,7 @@ from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Content, Job, OnError
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
+from voxtier.volumes.tiledb.tables.dataframe import SHAPES
 
 MASK = "seg"
 SUFFIX = ".b2nd"
@@ -164,7 +165,7 @@ def _load(path: Path, channel: int | None, channels: int) -> Content:
     voxels = _read(path, array, channel or 0)
     if voxels.dtype.kind not in ("iu" if channel is None else "iuf"):
         raise FormatError("unsupported_image", None, f"{path} holds numbers of {voxels.dtype}")
-    return Content(voxels, {}, {"dimensions": str(voxels.shape)})
+    return Content(voxels, {}, {SHAPES: str(voxels.shape)})
 
 
 def _open(path: Path) -> Any:
