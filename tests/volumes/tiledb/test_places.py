@@ -274,3 +274,13 @@ def test_an_array_of_an_older_format_is_removed_without_what_else_lies_there(tmp
     remove_own(f"{tmp_path}/v", Session.of())
     assert [path.name for path in (tmp_path / "v").iterdir()] == ["notes.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_a_volume_behind_a_link_is_deleted_and_the_link_stays(tmp_path: Path) -> None:
+    Volume.from_numpy(tmp_path / "v", VOXELS)
+    (tmp_path / "link").symlink_to(tmp_path / "v")
+    delete_tiledb_uri(tmp_path / "link")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "v"]
+    assert (tmp_path / "link").is_symlink()
+    assert not list((tmp_path / "v").iterdir())
+    assert np.array_equal(Volume.from_numpy(tmp_path / "link", VOXELS).to_numpy(), VOXELS)

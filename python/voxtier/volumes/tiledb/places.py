@@ -91,6 +91,8 @@ def remove_own(uri: str, session: Session, *, keep_folder: bool = False) -> None
 def _remove_own(uri: str, session: Session, *, keep_folder: bool) -> None:
     entries = _entries(uri, session)
     own = _own(entries)
+    # A link stays, with the empty folder that it leads to: renaming a link removes nothing.
+    keep_folder = keep_folder or (not is_remote(uri) and Path(uri).is_symlink())
     if own == entries and not keep_folder:
         remove_tree(uri, session)
         return
