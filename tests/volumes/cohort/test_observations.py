@@ -12,7 +12,8 @@ import pytest
 from volumes.support.images import pairs, series
 from voxtier.errors import ConfigError, FormatError, IngestError, NotFoundError, ViewError
 from voxtier.volumes import RadiObject, VolumeCollection
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS
 
 
 @pytest.fixture

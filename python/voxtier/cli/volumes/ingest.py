@@ -175,7 +175,7 @@ def _check(
     from voxtier.volumes.store.names import refuse_duplicates
     from voxtier.volumes.store.snapshots import Store, refuse_occupied_root
     from voxtier.volumes.tiledb.session import Session, as_uri
-    from voxtier.volumes.tiledb.tables.dataframe import SHAPES
+    from voxtier.volumes.tiledb.tables.names import SHAPES
 
     present: list[str] = []
     if append:

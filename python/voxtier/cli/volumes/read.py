@@ -77,7 +77,7 @@ def info(uri: str, obs_id: str | None, as_json: bool) -> int:
 
 def _list_rows(store: RadiObject | VolumeCollection) -> Iterator[dict[str, Any]]:
     """Yield id, subject and shape of every volume, from the rows alone."""
-    from voxtier.volumes.tiledb.tables.dataframe import SHAPES
+    from voxtier.volumes.tiledb.tables.names import SHAPES
 
     for collection in list_collections(store):
         for row in collection.table.rows():

@@ -21,7 +21,7 @@ from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Snapshot, Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
 Collection = TypeVar("Collection", bound=CollectionView)

@@ -21,7 +21,7 @@ from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, OWN_PREFIX, SHAPES
+from voxtier.volumes.tiledb.tables.names import ARRAYS, OWN_PREFIX, SHAPES
 from voxtier.volumes.volume import Volume
 
 _SHOWN = 10  # rows in a notebook

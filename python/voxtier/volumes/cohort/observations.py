@@ -13,7 +13,8 @@ from voxtier.volumes.cohort.collection_view import CollectionView
 from voxtier.volumes.store.commits import Change, change_store
 from voxtier.volumes.store.jobs import Job
 from voxtier.volumes.tiledb.tables.columns import Table, as_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES, Dataframe, given_table
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS, SHAPES, given_table
 
 
 class _ViewTable:

@@ -22,7 +22,7 @@ from voxtier.volumes.store.names import checked_name, refuse_duplicates
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import given_table
+from voxtier.volumes.tiledb.tables.names import given_table
 
 
 class RadiObject(CohortView[VolumeCollection]):

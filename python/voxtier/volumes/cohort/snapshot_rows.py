@@ -11,7 +11,8 @@ from voxtier.volumes.tiledb.arrays import open_array
 from voxtier.volumes.tiledb.format.names import is_reserved
 from voxtier.volumes.tiledb.session import list_folders
 from voxtier.volumes.tiledb.tables.columns import Table
-from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.names import ARRAYS
 
 
 class Rows:

@@ -24,7 +24,7 @@ from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
 from voxtier.volumes.tiledb.tables.columns import Table, rows_table
-from voxtier.volumes.tiledb.tables.dataframe import SHAPES, given_table, refuse_own_names
+from voxtier.volumes.tiledb.tables.names import SHAPES, given_table, refuse_own_names
 
 
 class _StoreWriter:

@@ -9,7 +9,7 @@ from voxtier.arguments import several
 from voxtier.volumes.cohort import observations
 from voxtier.volumes.tiledb.tables import dataframe as tables
 from voxtier.volumes.tiledb.tables.columns import as_table
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS
 
 __all__ = ["INDEX_COLUMNS", "Dataframe", "ObservationFrame", "SubjectFrame"]
 

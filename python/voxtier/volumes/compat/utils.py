@@ -17,7 +17,7 @@ from voxtier.volumes.compat.volume_collection import VolumeCollection
 from voxtier.volumes.tiledb.places import remove_own
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri, is_remote, read_kind
 from voxtier.volumes.tiledb.tables.columns import as_table, import_pandas
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS
 
 Collections = Mapping[str, VolumeCollection] | Iterable[VolumeCollection]
 """Some collections, named or not."""

@@ -20,7 +20,8 @@ from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.format.groups import create_group
 from voxtier.volumes.tiledb.session import read_kind
 from voxtier.volumes.tiledb.tables.columns import Table, is_value, rows_table
-from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, INDEX_COLUMNS, SHAPES, Dataframe, create_in_store
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe, create_in_store
+from voxtier.volumes.tiledb.tables.names import ARRAYS, INDEX_COLUMNS, SHAPES
 
 # What images fill themselves as numbers: where no image has one, no value tells the type.
 _DTYPES = {

@@ -34,7 +34,7 @@ from voxtier.volumes.tiledb.layout import Region
 from voxtier.volumes.tiledb.places import remove_own
 from voxtier.volumes.tiledb.replicas import write_volume
 from voxtier.volumes.tiledb.session import Session, is_remote, list_folders, read_kind
-from voxtier.volumes.tiledb.tables.dataframe import ARRAYS
+from voxtier.volumes.tiledb.tables.names import ARRAYS
 
 # Who reads: what another one left unfinished is made anew. Raise the number where files are read otherwise.
 _READ_BY = (__version__, 2)

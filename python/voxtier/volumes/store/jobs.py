@@ -44,7 +44,7 @@ from voxtier.volumes.formats.sources import (
 )
 from voxtier.volumes.geometry import OrientationInfo
 from voxtier.volumes.store.names import checked_name
-from voxtier.volumes.tiledb.tables.dataframe import SHAPES
+from voxtier.volumes.tiledb.tables.names import SHAPES
 
 __all__ = [
     "Content",

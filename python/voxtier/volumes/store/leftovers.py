@@ -31,7 +31,8 @@ from voxtier.volumes.tiledb.session import (
     read_kind,
     remove_tree,
 )
-from voxtier.volumes.tiledb.tables.dataframe import ARRAYS, Dataframe
+from voxtier.volumes.tiledb.tables.dataframe import Dataframe
+from voxtier.volumes.tiledb.tables.names import ARRAYS
 
 _OF_A_TABLE = frozenset(ARRAY_FOLDERS) | {LOCK_NAME, s3_lock.LOCK_NAME}
 _OF_A_VOLUME = _OF_A_TABLE | REPLICA_FOLDERS

@@ -14,7 +14,7 @@ from voxtier.errors import ConfigError, FormatError
 from voxtier.volumes import geometry
 from voxtier.volumes.cohort.collection import VolumeCollection
 from voxtier.volumes.tiledb.tables.columns import as_table, is_value
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS
 from voxtier.volumes.volume import Volume
 
 

@@ -18,7 +18,7 @@ from voxtier.volumes.tiledb import replicas
 from voxtier.volumes.tiledb.creation import plain_voxels
 from voxtier.volumes.tiledb.format.folders import fragment_names
 from voxtier.volumes.tiledb.tables.columns import Table, typed
-from voxtier.volumes.tiledb.tables.dataframe import INDEX_COLUMNS, SHAPES, refuse_own_names
+from voxtier.volumes.tiledb.tables.names import INDEX_COLUMNS, SHAPES, refuse_own_names
 from voxtier.volumes.volume import Volume
 
 Transform: TypeAlias = Callable[..., Any]

@@ -21,7 +21,7 @@ from voxtier.volumes.store.ingest import IngestOptions
 from voxtier.volumes.store.jobs import Content, Job, OnError
 from voxtier.volumes.store.snapshots import Store
 from voxtier.volumes.tiledb.session import Session, Uri, as_uri
-from voxtier.volumes.tiledb.tables.dataframe import SHAPES
+from voxtier.volumes.tiledb.tables.names import SHAPES
 
 MASK = "seg"
 SUFFIX = ".b2nd"
