@@ -27,8 +27,8 @@ from voxtier.tensors.engine.outcome import Outcome
 from voxtier.tensors.engine.pipelines import find_pipeline
 from voxtier.tensors.engine.proofs import EnginePolicy
 from voxtier.tensors.identity.pipeline import build_transforms
-from voxtier.tensors.making.ledger import RunResult
 from voxtier.tensors.making.resources import affordable_workers, volume_bytes
+from voxtier.tensors.making.runlog import RunResult
 
 
 def oblique_bytes(seed: int) -> bytes:

@@ -40,11 +40,11 @@ from voxtier.tensors.identity.folders import remember_folder
 from voxtier.tensors.identity.keys import hub_path
 from voxtier.tensors.making.download import Downloads
 from voxtier.tensors.making.hub import Hub
-from voxtier.tensors.making.ledger import Ledger, RunResult
+from voxtier.tensors.making.ledger import Ledger
 from voxtier.tensors.making.plan import DEFAULTS, Options, Plan, make_plan, output_size
 from voxtier.tensors.making.policies import ChangePolicy, DeathPolicy, DiskPolicy, HubPolicy, is_disk_full
 from voxtier.tensors.making.resources import free_disk, has_memory_for, volume_bytes
-from voxtier.tensors.making.runlog import RunLog
+from voxtier.tensors.making.runlog import RunLog, RunResult
 from voxtier.tensors.making.worker_pool import Event, Task, WorkerPool
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The log files and the status file of `generate`, where the predecessor's scripts wrote them."""
+"""What a run of `generate` did, and its log and status files, where the predecessor's scripts wrote them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import faulthandler
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from voxtier.system.durable import write_text
 from voxtier.system.machine import available_memory
-from voxtier.system.text import on_one_line
+from voxtier.system.text import format_duration, on_one_line
 from voxtier.tensors.making.resources import resident_bytes
 
 if TYPE_CHECKING:
-    from voxtier.tensors.making.ledger import RunResult
+    from voxtier.tensors.engine.outcome import Outcome
     from voxtier.tensors.making.plan import Plan
     from voxtier.tensors.making.worker_pool import WorkerPool
 
@@ -57,6 +59,72 @@ def open_log(logger: logging.Logger, path: Path, level: int = logging.INFO) -> l
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     return handler
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What a run did."""
+
+    made: int = 0
+    made_by_others: int = 0
+    """Volumes whose tensors other processes have made since the plan."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Volume name to reason."""
+    unavailable: int = 0
+    """Volumes that are neither on disk nor on the hub."""
+    raw_files_removed: int = 0
+    engines: Counter[str] = field(default_factory=Counter)
+    """Number of tensors by who made them: ``fused``, ``stock`` or ``stock(reason)``."""
+    engine_difference: str = ""
+    """The volume of which core and MONAI made different tensors, with numbers."""
+    engine_seconds: dict[str, float] = field(default_factory=dict)
+    """CPU seconds of ``fused`` and ``stock`` for volumes that both made, of ``all`` that the core made."""
+    earlier_seconds: dict[str, float] = field(default_factory=dict)
+    """As ``fused`` and ``stock`` of `engine_seconds`, of earlier runs on this machine."""
+    workers: int = 0
+    """Size of the worker pool at the end."""
+    stopped: bool = False
+    stop_reason: str = ""
+    """Why the run stopped by itself, such as a full disk."""
+    hub_down: bool = False
+
+    def count_engine(self, volume: str, outcome: Outcome) -> None:
+        """Count who made a tensor: an `Outcome` of the engine."""
+        self.engines[outcome.label()] += 1
+        seconds = outcome.seconds
+        if outcome.difference:
+            self.engine_difference = f"{volume}: {outcome.difference}"
+        if outcome.engine == "fused":
+            names = ("fused", "stock") if outcome.is_checked else ()
+            for name, more in [("all", seconds["fused"]), *((name, seconds[name]) for name in names)]:
+                self.engine_seconds[name] = self.engine_seconds.get(name, 0.0) + more
+
+    def engine_summary(self) -> str:
+        """Return who made how many tensors and why, and what that saved; empty where nothing was made."""
+        by_engine = Counter({"fused": self.engines["fused"]})
+        reasons = []
+        for label, count in sorted(self.engines.items(), key=lambda each: -each[1]):
+            if label != "fused":
+                by_engine["stock"] += count
+                reasons += [label.removeprefix("stock").strip("()")] if label != "stock" else []
+        if not self.engines:
+            return ""
+        text = ", ".join(f"{count} {name}" for name, count in by_engine.items() if count)
+        if reasons:
+            text += f": {', '.join(reasons)}"
+        here = self.engine_seconds
+        compared = here if here.get("fused", 0) > 0 else self.earlier_seconds
+        if compared.get("fused", 0) > 0 and "all" in here:
+            times = compared["stock"] / compared["fused"]
+            saved = here["all"] * (times - 1) - here.get("stock", 0.0)
+            text += f"; {times:.1f} times the speed of MONAI, {format_duration(max(0.0, saved))} of CPU saved"
+        return text
+
+    def exit_code(self) -> int:
+        """Return 0 when every tensor is there, 4 when the hub is down, else 3."""
+        if self.hub_down:
+            return 4
+        return 3 if self.failed or self.unavailable or self.stop_reason else 0
 
 
 class RunLog:
